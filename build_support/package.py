@@ -1,0 +1,103 @@
+"""Built files into the package `llamacore_sys`, checked first, all or nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from build_support.errors import BuildError
+
+RECORD = "_build.py"
+_PYTHON_FILES = ("__init__.py", "_search.py", "_gate.py")
+
+
+def built_files(package: Path) -> list[Path]:
+    """The built files that lie in a package folder now, sorted."""
+    return sorted([*package.glob("_native.*"), *package.glob(RECORD), *(package / "lib").glob("*")])
+
+
+def stage(cmake: str, build_dir: Path, sys_dir: Path, record: str, stage_dir: Path) -> Path:
+    """Makes a whole `llamacore_sys` of the built files under `stage_dir`, and imports it once.
+
+    The import resolves every symbol and runs the gate, so what passes here can be loaded.
+
+    Raises:
+        BuildError: The files could not be copied, or cannot be imported.
+    """
+    package = stage_dir / "llamacore_sys"
+    package.mkdir()
+    command = [cmake, "--install", str(build_dir), "--component", "llamacore", "--prefix", str(package)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        raise BuildError(
+            f"installing the built files failed: {result.stderr.strip()[-500:]}", "free space or correct permissions"
+        )
+    (package / RECORD).write_text(record, encoding="utf-8")
+    for name in _PYTHON_FILES:
+        shutil.copy2(sys_dir / name, package / name)
+    env = {key: value for key, value in os.environ.items() if not key.startswith("LLAMACORE_LIB_DIR")}
+    code = f"import sys; sys.path.insert(0, {str(stage_dir)!r}); import llamacore_sys"
+    result = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        last = result.stderr.strip().splitlines()[-12:] or [f"exit status {result.returncode}"]
+        raise BuildError(
+            "the built libraries cannot be imported:\n" + "\n".join(f"    {line}" for line in last),
+            "correct the declarations or the shim (undefined symbols are declared, not defined); nothing was installed",
+        )
+    for name in _PYTHON_FILES:
+        (package / name).unlink()
+    shutil.rmtree(package / "__pycache__", ignore_errors=True)
+    return package
+
+
+def install(staged: Path, package: Path) -> list[Path]:
+    """Moves staged files into a package folder; files that a running process has open are replaced, never written to.
+
+    Args:
+        staged: What `stage` returned; it is used up.
+        package: The folder of `llamacore_sys`, in the source tree or in a wheel's build folder.
+
+    Returns:
+        The files as installed.
+    """
+    package.mkdir(parents=True, exist_ok=True)
+    sweep(package, ".old-*")
+    aside = Path(tempfile.mkdtemp(prefix=".old-", dir=package))
+    try:
+        _move_all(_parts(package), aside)
+        try:
+            _move_all(_parts(staged), package)
+        except BaseException:
+            _move_all(_parts(package), staged)
+            _move_all(_parts(aside), package)
+            raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return built_files(package)
+
+
+def sweep(folder: Path, pattern: str) -> None:
+    """Removes what a process that was killed left in a folder; the caller holds the lock of that folder."""
+    for path in folder.glob(pattern):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _parts(package: Path) -> list[Path]:
+    """The built files of a package, the libraries as one folder. The record is last to come, it marks a whole set."""
+    return [*package.glob("_native.*"), *package.glob("lib"), *package.glob(RECORD)]
+
+
+def _move_all(paths: list[Path], target: Path) -> None:
+    for path in paths:
+        shutil.move(path, target / path.name)
+
+
+def remove(package: Path) -> None:
+    """Removes the built files from a package folder."""
+    for path in built_files(package):
+        path.unlink()
+    shutil.rmtree(package / "lib", ignore_errors=True)

@@ -1,0 +1,1 @@
+"""The `llamacore` command: one file per subcommand, on the public SDK only."""

@@ -1,0 +1,45 @@
+"""Registers the commands, nothing else."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .generate import generate
+
+app = typer.Typer(
+    name="llamacore",
+    help="Run language models of the GGUF format on this machine.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(generate)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        import llamacore
+        from llamacore.core import backend
+
+        typer.echo(f"llamacore {llamacore.__version__} (llama.cpp {backend.versions()['llama.cpp']})")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the versions and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

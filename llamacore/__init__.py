@@ -1,0 +1,86 @@
+"""llamacore: language models of the GGUF format inside a Python process, on llama.cpp's own libraries.
+
+Layout, arrows pointing down:
+    cli/ (llamacore.cli)   the commands, one file each
+    llama.py               Llama, the facade
+    engine/                requests in, text out
+    chat/                  templates
+    sampling.py            how tokens are chosen
+    core/                  owned native objects, one C concept a file; core/_native.py alone sees llamacore_sys
+    params.py errors.py    what can be asked for, and what can go wrong
+    gguf.py hub.py         reading and finding model files
+    testing/               tiny models for tests, ours and yours
+    llamacore_sys          ffi and lib over the shared libraries
+
+Names are imported when they are first used, so that `import llamacore` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "llamacore.llama": ("Llama",),
+    "llamacore.engine.generation": ("Chunk", "Completion", "Generation", "TokenLogprob", "Timings", "Usage"),
+    "llamacore.chat.template": ("ChatTemplate",),
+    "llamacore.sampling": ("SamplingParams",),
+    "llamacore.params": ("ContextParams", "ModelParams"),
+    "llamacore.core.model": ("Model",),
+    "llamacore.core.context": ("Context",),
+    "llamacore.core.batch": ("Batch",),
+    "llamacore.core.sampler": ("Sampler",),
+    "llamacore.core.vocab": ("TokenAttr", "Vocab"),
+    "llamacore.core.state": ("StateFlags",),
+    "llamacore.core.adapters": ("LoraAdapter",),
+    "llamacore.core.quantize": ("Ftype", "QuantizeParams", "quantize"),
+    "llamacore.errors": (
+        "AbortedError", "AdapterError", "BrokenError", "BusyError", "ClosedError", "ContextError", "DecodeError",
+        "GrammarError", "InvalidArgumentError", "InvalidModelError", "LlamaCoreError", "LoadCancelledError",
+        "ModelLoadError", "ModelNotFoundError", "NativeError", "NoKvSlotError", "OutOfMemoryError", "OutOfRangeError",
+        "OutputError", "QuantizeError", "SamplingError", "StateError", "TemplateError", "UnsupportedError",
+    ),
+}  # fmt: skip
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = ["__version__", *sorted(_MODULE_OF)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'llamacore' has no attribute {name!r}")
+    value = getattr(import_module(_MODULE_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
+
+
+if TYPE_CHECKING:
+    from .chat.template import ChatTemplate as ChatTemplate
+    from .core.adapters import LoraAdapter as LoraAdapter
+    from .core.batch import Batch as Batch
+    from .core.context import Context as Context
+    from .core.model import Model as Model
+    from .core.quantize import Ftype as Ftype
+    from .core.quantize import QuantizeParams as QuantizeParams
+    from .core.quantize import quantize as quantize
+    from .core.sampler import Sampler as Sampler
+    from .core.state import StateFlags as StateFlags
+    from .core.vocab import TokenAttr as TokenAttr
+    from .core.vocab import Vocab as Vocab
+    from .engine.generation import Chunk as Chunk
+    from .engine.generation import Completion as Completion
+    from .engine.generation import Generation as Generation
+    from .engine.generation import Timings as Timings
+    from .engine.generation import TokenLogprob as TokenLogprob
+    from .engine.generation import Usage as Usage
+    from .errors import *  # noqa: F403
+    from .llama import Llama as Llama
+    from .params import ContextParams as ContextParams
+    from .params import ModelParams as ModelParams
+    from .sampling import SamplingParams as SamplingParams

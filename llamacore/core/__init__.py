@@ -1,0 +1,1 @@
+"""Owned native objects, one C concept a file."""

@@ -1,0 +1,105 @@
+"""From `ContextParams` to `llama_context_params`, with what upstream would assert on checked first."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InvalidArgumentError, OutOfMemoryError, OutOfRangeError, UnsupportedError
+from ..params import ContextParams
+from . import _enums
+from ._native import ffi, lib
+from ._threads import default_threads
+
+if TYPE_CHECKING:
+    from .model import Model
+
+# the types that upstream's own tools accept for a KV cache: its kernels assert on others while computing
+KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
+
+_PLAIN = (
+    "n_ctx", "n_batch", "n_ubatch", "n_seq_max", "n_rs_seq", "n_outputs_max", "n_outputs_max_per_seq",
+    "rope_freq_base", "rope_freq_scale", "yarn_ext_factor", "yarn_attn_factor", "yarn_beta_fast", "yarn_beta_slow",
+    "yarn_orig_ctx", "embeddings", "offload_kqv", "no_perf", "op_offload", "swa_full", "kv_unified",
+)  # fmt: skip
+_NAMED = ("ctx_type", "rope_scaling_type", "pooling_type", "attention_type")
+
+
+def native_context_params(model: Model, params: ContextParams) -> tuple[Any, list[Any]]:
+    """Fill a `llama_context_params`; the second value must live as long as the context.
+
+    Raises:
+        InvalidArgumentError: A value is one that upstream cannot compute with.
+        UnsupportedError: The model has not what was asked for.
+        OutOfMemoryError: The memory that was asked for is more than the machine has.
+    """
+    native = ffi.new("struct llama_context_params *", lib.llama_context_default_params())
+    keep: list[Any] = []
+    for name in _PLAIN:
+        value = getattr(params, name)
+        if value is not None:
+            setattr(native, name, value)
+    for name in _NAMED:
+        value = getattr(params, name)
+        if value is not None:
+            setattr(native, name, _enums.value(name, value))
+    if params.flash_attn is not None:
+        native.flash_attn_type = _enums.value("flash_attn", params.flash_attn)
+    for name in ("type_k", "type_v"):
+        value = getattr(params, name)
+        if value is not None:
+            if value.lower() not in KV_TYPES:
+                raise InvalidArgumentError(f"{name}={value!r}", hint="use one of: " + ", ".join(KV_TYPES))
+            setattr(native, name, _enums.ggml_type(value))
+    native.n_threads = params.n_threads or default_threads()
+    native.n_threads_batch = params.n_threads_batch or native.n_threads
+    limit = int(lib.llama_max_parallel_sequences())
+    if native.n_seq_max > limit:
+        raise InvalidArgumentError(f"n_seq_max={native.n_seq_max}", hint=f"at most {limit} sequences")
+    if params.ctx_type == "mtp" and model.n_layer_nextn == 0:
+        raise UnsupportedError(
+            "this model has no next-token-prediction (MTP) layers",
+            hint="load one that has, with load_mtp=True, or use the default ctx_type",
+        )
+    if params.ctx_other is not None:
+        keep.append(params.ctx_other)
+        if params.ctx_other.closed:
+            raise InvalidArgumentError("ctx_other is closed", hint="give an open context")
+        native.ctx_other = params.ctx_other._core.ptr
+    if params.samplers:
+        _samplers(native, params, keep)
+    _require_memory(model, native)
+    return native, keep
+
+
+def _samplers(native: Any, params: ContextParams, keep: list[Any]) -> None:
+    rows = ffi.new("struct llama_sampler_seq_config[]", len(params.samplers or {}))
+    for row, (seq_id, chain) in zip(rows, (params.samplers or {}).items()):
+        if not 0 <= seq_id < native.n_seq_max:
+            raise OutOfRangeError(f"a sampler for sequence {seq_id!r}", hint=f"n_seq_max is {native.n_seq_max}")
+        row.seq_id, row.sampler = seq_id, chain._enter()
+        chain._exit()
+        keep.append(chain)
+    keep.append(rows)
+    native.samplers, native.n_samplers = rows, len(rows)
+
+
+def _require_memory(model: Model, native: Any) -> None:
+    """Refuse a KV cache larger than the machine: the kernel grants such memory and kills the process when it is used."""
+    if model.is_recurrent or model.is_hybrid or model.n_swa or model.devices:
+        return  # what they need is less, or elsewhere
+    try:
+        available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return
+    arch = model.arch
+    head = int(model.metadata.get(f"{arch}.attention.key_length", 0)) or model.n_embd // max(model.n_head, 1)
+    n_ctx = int(native.n_ctx) or model.n_ctx_train
+    row = (lib.ggml_type_size(native.type_k) / lib.ggml_blck_size(native.type_k)
+           + lib.ggml_type_size(native.type_v) / lib.ggml_blck_size(native.type_v))  # fmt: skip
+    needed = int(n_ctx * model.n_layer * max(model.n_head_kv, 0) * head * row)
+    if needed > available:
+        raise OutOfMemoryError(
+            f"a KV cache for n_ctx={n_ctx} takes {needed / 2**30:.1f} GiB, this machine has {available / 2**30:.1f} GiB",
+            hint="use a smaller n_ctx, or a quantised type_k and type_v",
+        )

@@ -1,0 +1,232 @@
+"""Who owns a native object, until when, and who may use it now.
+
+A `Handle` frees its native object exactly once: at `close()`, when it is collected, or at interpreter exit, in reverse
+order of creation. A child keeps its parent alive; closing a parent closes its children first, after the calls that are
+in flight have returned. After `os.fork()` the child process must not touch what the parent process made.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ..errors import BrokenError, BusyError, ClosedError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_EXIT_WAIT_SECONDS = 10.0
+_process_generation = 0
+
+
+def _in_forked_child() -> None:
+    global _process_generation
+    _process_generation += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_forked_child)
+
+
+class _Core:
+    """What is needed to free the native object; it outlives the Python object that users hold."""
+
+    __slots__ = ("broken", "busy", "free", "generation", "keep", "parent", "ptr", "stop", "users")
+
+    def __init__(self, ptr: Any, free: Callable[[Any], None], parent: Handle | None, keep: tuple[Any, ...]) -> None:
+        self.ptr: Any = ptr
+        self.free = free
+        self.parent = parent  # freed only after this one
+        self.keep = keep  # memory that C reads for as long as it lives
+        self.generation = _process_generation
+        self.busy = threading.Lock()
+        self.users: list[int] = []  # threads that are inside a call
+        self.stop: Callable[[], None] | None = None  # asks a running call to end soon
+        self.broken = ""
+
+    def _wait_at_exit(self) -> bool:
+        """Whether every call has ended. Only at interpreter exit can one be running when this is asked."""
+        if self.users and self.stop is not None:
+            self.stop()
+        deadline = time.monotonic() + _EXIT_WAIT_SECONDS
+        while self.users:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.005)
+        return True
+
+    def release(self) -> None:
+        if self.ptr is None or self.generation != _process_generation:
+            return
+        if not self.broken and not self._wait_at_exit():
+            self.broken = "a call was still running when the interpreter ended"
+        ptr, self.ptr = self.ptr, None
+        if self.broken:
+            # threads of the compute pool may still read it, and what it was made from: neither is ever freed
+            parent = self.parent
+            while parent is not None:
+                parent._core.broken = parent._core.broken or self.broken
+                parent = parent._core.parent
+        else:
+            self.free(ptr)
+            self.keep = ()
+        self.parent = None
+
+
+class Handle:
+    """Owner of one native object, used by one thread at a time.
+
+    Concurrent use is detected and raises `BusyError`; it is never a race. `SharedHandle` allows it.
+    """
+
+    def __init__(
+        self,
+        ptr: Any,
+        free: Callable[[Any], None],
+        *,
+        parent: Handle | None = None,
+        keep: tuple[Any, ...] = (),
+    ) -> None:
+        self._core = _Core(ptr, free, parent, keep)
+        self._closing = False
+        self._children: weakref.WeakSet[Handle] = weakref.WeakSet()
+        self._pinned_by: weakref.WeakSet[Handle] = weakref.WeakSet()  # what C lets read this one; must be closed first
+        self._finalizer = weakref.finalize(self, self._core.release)
+        if parent is not None:
+            parent._adopt(self)
+
+    def _adopt(self, child: Handle) -> None:
+        self._children.add(child)
+
+    def _refuse(self) -> None:
+        core = self._core
+        name = type(self).__name__
+        if core.generation != _process_generation:
+            raise ClosedError(
+                f"this {name} was made before os.fork() and cannot be used in the child process",
+                hint="load the model in the process that uses it (multiprocessing: the 'spawn' start method)",
+            )
+        if self._closing or core.ptr is None:
+            raise ClosedError(f"this {name} is closed", hint="make a new one; a closed object stays closed")
+        if core.broken:
+            raise BrokenError(
+                f"this {name} failed a native assertion earlier ({core.broken})", hint="close it and make a new one"
+            )
+
+    def _enter(self) -> Any:
+        """Take the object for the calling thread and return its pointer. Pair with `_exit()` in a `finally`."""
+        core = self._core
+        if not core.busy.acquire(blocking=False):
+            if self._closing:
+                self._refuse()
+            same = threading.get_ident() in core.users
+            raise BusyError(
+                f"this {type(self).__name__} is in use by {'this very' if same else 'another'} thread",
+                hint="use it from one thread at a time, or give each thread its own",
+            )
+        if self._closing or core.ptr is None or core.broken or core.generation != _process_generation:
+            core.busy.release()
+            self._refuse()
+        core.users.append(threading.get_ident())
+        return core.ptr
+
+    def _exit(self) -> None:
+        self._core.users.clear()
+        self._core.busy.release()
+
+    def _break(self, reason: str) -> None:
+        """Mark the object as unusable after a native assertion failed in it."""
+        self._core.broken = reason or "unknown"
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close()` was called on this object or on one that it depends on."""
+        return self._closing or self._core.ptr is None
+
+    def _wait_for_users(self) -> None:
+        core = self._core
+        if threading.get_ident() in core.users:
+            raise BusyError(f"this {type(self).__name__} cannot be closed from inside one of its own calls")
+        if core.stop is not None:
+            core.stop()
+        with core.busy:
+            pass
+
+    def close(self) -> None:
+        """Free the native object and everything made from it, now. Calling it again does nothing.
+
+        A call that is in flight in another thread is asked to stop and waited for.
+
+        Raises:
+            BusyError: Called from inside one of the object's own calls, or while another object still uses it.
+        """
+        if self._core.generation != _process_generation:
+            self._closing = True
+            return
+        users = [user for user in self._pinned_by if not user.closed]
+        if users:
+            raise BusyError(f"this {type(self).__name__} is used by {users[0]!r}", hint="close that, or detach it, first")
+        was_closing, self._closing = self._closing, True
+        try:
+            if not was_closing or self._core.ptr is not None:
+                self._wait_for_users()
+        except BusyError:
+            self._closing = was_closing
+            raise
+        # contexts read samplers and adapters, so they go first
+        for child in sorted(self._children, key=lambda c: len(c._pinned_by)):
+            child.close()
+        self._finalizer()
+
+    def __enter__(self) -> Self:
+        if self._closing:
+            self._refuse()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class SharedHandle(Handle):
+    """Owner of a native object whose functions may run in several threads at once (a model, its vocabulary)."""
+
+    def __init__(
+        self,
+        ptr: Any,
+        free: Callable[[Any], None],
+        *,
+        parent: Handle | None = None,
+        keep: tuple[Any, ...] = (),
+    ) -> None:
+        super().__init__(ptr, free, parent=parent, keep=keep)
+        self._idle = threading.Condition()
+
+    def _enter(self) -> Any:
+        core = self._core
+        with self._idle:
+            if self._closing or core.ptr is None or core.broken or core.generation != _process_generation:
+                self._refuse()
+            core.users.append(threading.get_ident())
+            return core.ptr
+
+    def _exit(self) -> None:
+        users = self._core.users
+        with self._idle:
+            users.remove(threading.get_ident())
+            if not users:
+                self._idle.notify_all()
+
+    def _adopt(self, child: Handle) -> None:
+        with self._idle:
+            self._children.add(child)
+
+    def _wait_for_users(self) -> None:
+        users = self._core.users
+        with self._idle:
+            if threading.get_ident() in users:
+                raise BusyError(f"this {type(self).__name__} cannot be closed from inside one of its own calls")
+            self._idle.wait_for(lambda: not users)

@@ -1,0 +1,64 @@
+"""How many threads to compute with, and the ggml thread pools that do it."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from ..errors import NativeError
+from ._native import ffi, lib
+from ._status import raise_status
+
+
+@lru_cache(maxsize=1)
+def default_threads() -> int:
+    """Number of physical cores that this process may use; at least 1."""
+    if not hasattr(os, "sched_getaffinity"):
+        return max(1, (os.cpu_count() or 1))
+    usable = os.sched_getaffinity(0)
+    cores = set()
+    for cpu in usable:
+        try:
+            siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text().strip()
+        except OSError:
+            siblings = str(cpu)
+        cores.add(siblings)
+    return max(1, len(cores))
+
+
+class ThreadPools:
+    """The thread pools of one context: one for single tokens and one for batches, the same when the counts are.
+
+    llama.cpp would otherwise start and join threads for every graph that it computes.
+    """
+
+    def __init__(self, n_threads: int, n_threads_batch: int) -> None:
+        self.n_threads = n_threads
+        self.n_threads_batch = n_threads_batch
+        self._single = _new_pool(n_threads)
+        try:
+            self._batch = self._single if n_threads_batch == n_threads else _new_pool(n_threads_batch)
+        except Exception:
+            lib.llc_threadpool_free(self._single)
+            raise
+
+    def attach(self, ctx: Any) -> None:
+        """Let a native context compute with these pools; they must be freed after it, or after another attach."""
+        lib.llama_attach_threadpool(ctx, self._single, self._batch)
+        lib.llama_set_n_threads(ctx, self.n_threads, self.n_threads_batch)
+
+    def free(self) -> None:
+        """Join the threads. Nothing may be computing."""
+        if self._batch != self._single:
+            lib.llc_threadpool_free(self._batch)
+        lib.llc_threadpool_free(self._single)
+
+
+def _new_pool(n_threads: int) -> Any:
+    out = ffi.new("struct ggml_threadpool **")
+    status = lib.llc_threadpool_new(n_threads, out)
+    if status != lib.LLC_OK:
+        raise_status(status, f"starting {n_threads} threads", NativeError, hint="use fewer threads")
+    return out[0]

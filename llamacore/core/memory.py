@@ -1,0 +1,155 @@
+"""The memory of a context: which positions of which sequences it holds, and editing them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InvalidArgumentError, NativeError, OutOfRangeError, UnsupportedError
+from ._native import ffi, lib
+from ._status import raise_status
+
+if TYPE_CHECKING:
+    from .context import Context
+
+_POS_MAX = 2**31 - 1
+
+
+class Memory:
+    """The KV cache or recurrent state of a context (upstream: `llama_memory_*`). Lives as long as the context.
+
+    Ranges of positions are [p0, p1); a negative p0 means from the start, a negative p1 to the end.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def _seq(self, seq_id: int, *, any_seq: bool = False) -> int:
+        n_seq_max = self._context.n_seq_max
+        if not (0 <= seq_id < n_seq_max or (any_seq and seq_id == -1)):
+            raise OutOfRangeError(
+                f"sequence {seq_id!r}", hint=f"this context has sequences 0 to {n_seq_max - 1} (n_seq_max={n_seq_max})"
+            )
+        return seq_id
+
+    @staticmethod
+    def _pos(*positions: int) -> None:
+        for pos in positions:
+            if not -1 <= pos <= _POS_MAX:
+                raise OutOfRangeError(f"position {pos!r}", hint=f"positions are 0 to {_POS_MAX}, or -1 for an open end")
+
+    def _call(self, what: str, function: Callable[[Any], int]) -> None:
+        context = self._context
+        ptr = context._enter()
+        try:
+            status = function(ptr)
+            if status != lib.LLC_OK:
+                context._note(status)
+                raise_status(status, what, NativeError)
+        finally:
+            context._exit()
+
+    def _require_shift(self, what: str) -> None:
+        if not self.can_shift:
+            raise UnsupportedError(
+                f"{what}: the memory of this model cannot move positions",
+                hint="keep the text, or clear the sequence and decode it again",
+            )
+
+    def clear(self, *, data: bool = True) -> None:
+        """Forget everything; with `data` the buffers are zeroed as well."""
+        self._call("clearing the memory", lambda ptr: int(lib.llc_memory_clear(ptr, data)))
+
+    def seq_rm(self, seq_id: int, p0: int = -1, p1: int = -1) -> bool:
+        """Remove positions [p0, p1) of a sequence, or of every sequence when `seq_id` is -1.
+
+        Returns:
+            False when the memory cannot remove a part of a sequence (recurrent state); nothing was removed then.
+        """
+        self._seq(seq_id, any_seq=True)
+        self._pos(p0, p1)
+        done = ffi.new("bool *")
+        self._call(
+            f"removing positions {p0} to {p1} of sequence {seq_id}",
+            lambda ptr: int(lib.llc_memory_seq_rm(ptr, seq_id, p0, p1, done)),
+        )
+        return bool(done[0])
+
+    def seq_cp(self, src: int, dst: int, p0: int = -1, p1: int = -1) -> None:
+        """Let sequence `dst` share the positions [p0, p1) of sequence `src`.
+
+        Raises:
+            UnsupportedError: A part of a sequence was to be copied between separate memories; that needs a context
+                with `kv_unified=True`.
+        """
+        self._seq(src)
+        self._seq(dst)
+        self._pos(p0, p1)
+        whole = p0 <= 0 and (p1 < 0 or p1 > self.seq_pos_max(src))
+        if src != dst and not whole and not self._context.kv_unified:
+            raise UnsupportedError(
+                f"copying positions {p0} to {p1} of sequence {src} to {dst}: the sequences have separate memories",
+                hint="copy the whole sequence, or create the context with kv_unified=True",
+            )
+        self._call(
+            f"copying sequence {src} to {dst}", lambda ptr: int(lib.llc_memory_seq_cp(ptr, src, dst, p0, p1))
+        )
+
+    def seq_keep(self, seq_id: int) -> None:
+        """Remove every other sequence."""
+        self._seq(seq_id)
+        self._call(f"keeping sequence {seq_id}", lambda ptr: int(lib.llc_memory_seq_keep(ptr, seq_id)))
+
+    def seq_add(self, seq_id: int, p0: int, p1: int, delta: int) -> None:
+        """Move the positions [p0, p1) of a sequence by `delta`; what would fall below 0 is removed.
+
+        Raises:
+            UnsupportedError: The memory cannot shift, see `can_shift`.
+        """
+        self._seq(seq_id)
+        self._pos(p0, p1)
+        what = f"moving positions of sequence {seq_id} by {delta}"
+        if abs(delta) > _POS_MAX // 2 or self.seq_pos_max(seq_id) + delta > _POS_MAX // 2:
+            raise OutOfRangeError(what, hint="the new positions would be out of range")
+        self._require_shift(what)
+        self._call(what, lambda ptr: int(lib.llc_memory_seq_add(ptr, seq_id, p0, p1, delta)))
+
+    def seq_div(self, seq_id: int, p0: int, p1: int, divisor: int) -> None:
+        """Divide the positions [p0, p1) of a sequence by `divisor`, rounding down.
+
+        Raises:
+            UnsupportedError: The memory cannot shift, see `can_shift`.
+        """
+        self._seq(seq_id)
+        self._pos(p0, p1)
+        what = f"dividing positions of sequence {seq_id} by {divisor}"
+        if not 1 <= divisor <= _POS_MAX:
+            raise InvalidArgumentError(what, hint="the divisor must be at least 1")
+        self._require_shift(what)
+        self._call(what, lambda ptr: int(lib.llc_memory_seq_div(ptr, seq_id, p0, p1, divisor)))
+
+    def _ask(self, function: Any, *args: int) -> Any:
+        ptr = self._context._enter()
+        try:
+            memory = lib.llama_get_memory(ptr)
+            return function(memory, *args)
+        finally:
+            self._context._exit()
+
+    def seq_pos_min(self, seq_id: int) -> int:
+        """Return the smallest position held of a sequence, -1 when it is empty."""
+        return int(self._ask(lib.llama_memory_seq_pos_min, self._seq(seq_id)))
+
+    def seq_pos_max(self, seq_id: int) -> int:
+        """Return the largest position held of a sequence, -1 when it is empty."""
+        return int(self._ask(lib.llama_memory_seq_pos_max, self._seq(seq_id)))
+
+    @property
+    def can_shift(self) -> bool:
+        """Whether positions can be moved."""
+        return bool(self._ask(lib.llama_memory_can_shift))
+
+    @property
+    def present(self) -> bool:
+        """Whether the context has a memory at all; pure encoders have none."""
+        return bool(self._ask(lambda memory: memory != ffi.NULL))

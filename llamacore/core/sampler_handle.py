@@ -1,0 +1,539 @@
+"""What every sampler can do: sample, accept, apply, clone, and be part of a chain. `Sampler` adds the constructors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..errors import (
+    BusyError,
+    ClosedError,
+    InvalidArgumentError,
+    NativeError,
+    OutOfRangeError,
+    OutputError,
+    SamplingError,
+)
+from . import backend, sampler_checks, sampler_candidates
+from ._handle import Handle
+from ._native import ffi, lib, text
+from ._status import raise_status
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from .context import Context
+    from .model import Model
+    from .sampler_candidates import Candidates, CandidatesLike
+
+_NO_TOKEN = 2**31 - 1  # an id that no candidate has
+
+
+@dataclass
+class Item:
+    """What the Python side knows of one native sampler, in a chain or not.
+
+    Attributes:
+        kind: Name of the constructor.
+        model: Model whose vocabulary it reads or whose size it was made for.
+        window: Tokens of history that it looks at.
+        items: The members of a chain.
+    """
+
+    kind: str
+    model: Model | None = None
+    window: int = 0
+    items: list[Item] = field(default_factory=list)
+
+    def copy(self) -> Item:
+        return Item(self.kind, self.model, self.window, [item.copy() for item in self.items])
+
+
+@dataclass(frozen=True)
+class SamplerInfo:
+    """One member of a chain.
+
+    Attributes:
+        name: Upstream's name for it; "?" in front marks one whose parameters switch it off, "+" one that runs on the
+            device.
+        seed: Seed it draws with, None when it has none.
+    """
+
+    name: str
+    seed: int | None
+
+
+@dataclass(frozen=True)
+class SamplerPerf:
+    """Time and count of a chain.
+
+    Attributes:
+        t_sample_ms: Time spent, 0 when the chain was made with `no_perf`.
+        n_sample: Tokens accepted.
+    """
+
+    t_sample_ms: float
+    n_sample: int
+
+
+class SamplerHandle(Handle):
+    """Owner of a native sampler, until a chain takes it over."""
+
+    def __init__(self, ptr: Any, item: Item) -> None:
+        model = item.model
+        try:
+            if model is not None:
+                model._enter()  # refuses a closed model, and holds off its close() until this child is known to it
+        except BaseException:
+            lib.llama_sampler_free(ptr)
+            raise
+        try:
+            super().__init__(ptr, lib.llama_sampler_free, parent=model)
+        finally:
+            if model is not None:
+                model._exit()
+        self._item = item
+        self._spent = False
+        self._claimed: list[Handle] = []
+        self._token = ffi.new("llama_token *")
+        self._bind(model)
+
+    def _bind(self, model: Model | None) -> None:
+        self._model_ptr = None if model is None else model._core.ptr
+        self._n_vocab = None if model is None else len(model.vocab)
+
+    # ownership
+
+    def _refuse(self) -> None:
+        if self._spent:
+            raise ClosedError(
+                f"this {type(self).__name__} was added to a chain, which owns it now",
+                hint="use the chain, or take it out again with chain.remove(i)",
+            )
+        super()._refuse()
+
+    def _claim(self) -> Any:
+        """Like `_enter()`, and take the contexts that run this sampler in their graph as well."""
+        ptr = self._enter()
+        try:
+            for ctx in list(self._pinned_by):
+                if not ctx.closed:
+                    ctx._enter()
+                    self._claimed.append(ctx)
+        except BaseException:
+            self._unclaim()
+            raise
+        return ptr
+
+    def _unclaim(self) -> None:
+        while self._claimed:
+            self._claimed.pop()._exit()
+        self._exit()
+
+    def _require_unpinned(self) -> None:
+        if any(not ctx.closed for ctx in self._pinned_by):
+            raise BusyError(
+                "a context runs this sampler in its graph",
+                hint="take it out with ctx.set_sampler(seq_id, None), or close the context",
+            )
+
+    def _become_spent(self) -> None:
+        """Give up the native object, which C owns from here on. The caller has entered this sampler."""
+        self._finalizer.detach()
+        self._spent = True
+        self._core.ptr = None
+        self._core.parent = None
+
+    # sampling
+
+    def sample(self, ctx: Context, i: int = -1) -> int:
+        """Choose a token from a row of the last batch and accept it (upstream: `llama_sampler_sample`).
+
+        Args:
+            ctx: Context that decoded the batch.
+            i: Row of the batch that was marked as output; -1 for the last one.
+
+        Returns:
+            The token. Rows of one sequence that share a sampler are sampled in order.
+
+        Raises:
+            OutputError: The row has no logits.
+            SamplingError: No token was chosen (nothing in the chain chooses), or a grammar is at its end.
+            InvalidArgumentError: The sampler was made for a vocabulary of another size.
+        """
+        sampler = self._enter()
+        try:
+            context = ctx._enter()
+            try:
+                if self._model_ptr is not None and lib.llama_get_model(context) != self._model_ptr:
+                    self._require_same_vocabulary(context)
+                status = lib.llc_sample(sampler, context, i, self._token)
+                if status:
+                    raise_sampling(status, i, ctx)
+                token: int = self._token[0]
+                return token
+            except (TypeError, OverflowError) as exc:
+                if isinstance(i, int) and -(2**31) <= i < 2**31:
+                    raise
+                raise OutOfRangeError(f"row {i!r}", hint="give the number of a row of the last batch") from exc
+            finally:
+                ctx._exit()
+        finally:
+            self._exit()
+
+    def _require_same_vocabulary(self, context: Any) -> None:
+        size = int(lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(lib.llama_get_model(context))))
+        if size != self._n_vocab:
+            raise InvalidArgumentError(
+                f"this sampler was made for a vocabulary of {self._n_vocab} tokens, the context's has {size}",
+                hint="make the sampler with the model of the context",
+            )
+
+    def apply(self, candidates: CandidatesLike) -> Candidates:
+        """Run the sampler over candidates without a context (upstream: `llama_sampler_apply`). Does not accept.
+
+        Args:
+            candidates: Candidates, or the logits of tokens 0 to n - 1. They are copied.
+
+        Returns:
+            What is left of them, with the choice if one was made.
+
+        Raises:
+            InvalidArgumentError: There are none, or a logit is NaN or plus infinity.
+            OutOfRangeError: A token is not in the vocabulary.
+            SamplingError: The sampler failed.
+        """
+        buffer, array = sampler_candidates.to_native(candidates, self._n_vocab)
+        ptr = self._claim()
+        try:
+            status = lib.llc_sampler_apply(ptr, array)
+            if status:
+                raise_status(status, f"applying the sampler {self._name(ptr)!r}", SamplingError)
+        finally:
+            self._unclaim()
+        return sampler_candidates.from_native(buffer, array)
+
+    def accept(self, token: int, *, is_generated: bool = True) -> None:
+        """Tell the sampler that a token was chosen (upstream: `llama_sampler_accept`). `sample()` does that itself.
+
+        Args:
+            token: The token.
+            is_generated: Whether the model wrote it. Grammars skip a token of the prompt, as upstream's
+                `common_sampler_accept` does.
+
+        Raises:
+            SamplingError: A grammar does not allow it; `reset()` the sampler before it is used again.
+            OutOfRangeError: The token is not in the vocabulary.
+        """
+        token = sampler_checks.token(token, self._n_vocab)
+        ptr = self._claim()
+        try:
+            if is_generated:
+                self._accept(ptr, token)
+            else:
+                for member, item in _members(ptr, self._item):
+                    if item.kind != "grammar":
+                        self._accept(member, token)
+        finally:
+            self._unclaim()
+
+    def accept_prompt(self, tokens: Iterable[int]) -> None:
+        """Show a prompt to the samplers that look back (penalties, DRY): `accept(is_generated=False)` for each token.
+
+        Raises:
+            OutOfRangeError: A token is not in the vocabulary; nothing was accepted.
+        """
+        history = [sampler_checks.token(token, self._n_vocab) for token in tokens]
+        ptr = self._claim()
+        try:
+            for member, item in _members(ptr, self._item):
+                for token in history[-item.window :] if item.window else ():
+                    self._accept(member, token)
+        finally:
+            self._unclaim()
+
+    def _accept(self, ptr: Any, token: int) -> None:
+        status = lib.llc_sampler_accept(ptr, token)
+        if status:
+            reason = "it ends the text too early" if status == lib.LLC_ABORTED else text(lib.llc_last_error())
+            raise SamplingError(
+                f"the grammar does not allow token {token} here ({reason})",
+                hint="reset() the sampler before it is used again",
+            )
+
+    # state
+
+    def reset(self) -> None:
+        """Forget what was accepted and start the random numbers again (upstream: `llama_sampler_reset`)."""
+        ptr = self._claim()
+        try:
+            status = lib.llc_sampler_reset(ptr)
+            if status:
+                raise_status(status, "resetting the sampler", NativeError)
+        finally:
+            self._unclaim()
+
+    def clone(self) -> Self:
+        """Return an independent copy with the same state (upstream: `llama_sampler_clone`).
+
+        Upstream copies all but the random numbers of adaptive_p, which start again in the copy.
+        """
+        out = ffi.new("struct llama_sampler **")
+        ptr = self._claim()
+        try:
+            status = lib.llc_sampler_clone(ptr, out)
+            if status:
+                raise_status(status, "cloning the sampler", NativeError)
+            _forget_pending(out[0], self._item)
+            return type(self)(out[0], self._item.copy())
+        finally:
+            self._unclaim()
+
+    def copy_state(self, other: Self) -> None:
+        """Take over the state of a sampler built in the same way (upstream: `llama_sampler_copy`).
+
+        Cheaper than `clone()` for going back to an earlier state; same restriction.
+
+        Raises:
+            InvalidArgumentError: The other sampler is of another kind, or its chain has other members.
+        """
+        if other is self:
+            return
+        target = self._claim()
+        try:
+            source = other._claim()
+            try:
+                if not _same_kind(source, other._item, target, self._item):
+                    raise InvalidArgumentError(
+                        "the samplers are not built in the same way", hint="copy between a sampler and its clone()"
+                    )
+                lib.llama_sampler_copy(source, target)
+                _forget_pending(target, self._item)
+            finally:
+                other._unclaim()
+        finally:
+            self._unclaim()
+
+    @staticmethod
+    def _name(ptr: Any) -> str:
+        return text(lib.llama_sampler_name(ptr))
+
+    @property
+    def name(self) -> str:
+        """Upstream's name; see `SamplerInfo.name`."""
+        ptr = self._enter()
+        try:
+            return self._name(ptr)
+        finally:
+            self._exit()
+
+    @property
+    def seed(self) -> int | None:
+        """Seed in use, of a chain the last one; None when nothing here reports one (dist and mirostat do)."""
+        ptr = self._enter()
+        try:
+            return _seed(ptr)
+        finally:
+            self._exit()
+
+    # chains
+
+    @classmethod
+    def chain(cls, *samplers: Self, no_perf: bool | None = None) -> Self:
+        """Return a chain that runs the samplers one after another (upstream: `llama_sampler_chain_init`).
+
+        Args:
+            *samplers: Members, moved into the chain: the Python objects given are spent afterwards. The last one
+                usually chooses (greedy, dist, mirostat, adaptive_p).
+            no_perf: Skip the time measurement behind `perf()`; None for upstream's default.
+
+        Raises:
+            InvalidArgumentError: A sampler is given twice, or two of them belong to different models.
+            ClosedError: A sampler is closed or spent; nothing was moved.
+        """
+        backend.init()
+        params = lib.llama_sampler_chain_default_params()
+        if no_perf is not None:
+            params.no_perf = no_perf
+        chain = cls(lib.llama_sampler_chain_init(params), Item("chain"))
+        try:
+            chain.extend(samplers)
+        except BaseException:
+            chain.close()
+            raise
+        return chain
+
+    def add(self, sampler: Self) -> None:
+        """Move a sampler to the end of this chain; the Python object given is spent afterwards.
+
+        Raises:
+            InvalidArgumentError: This is no chain, or the sampler belongs to another model.
+            ClosedError: The sampler is closed or spent.
+        """
+        self.extend([sampler])
+
+    def extend(self, samplers: Sequence[Self]) -> None:
+        """Move several samplers to the end of this chain, all or none; see `add`."""
+        chain = self._enter_chain()
+        entered: list[Self] = []
+        try:
+            self._require_unpinned()
+            pointers = []
+            for sampler in samplers:
+                if not isinstance(sampler, SamplerHandle):
+                    raise InvalidArgumentError(f"{sampler!r} is no sampler")
+                if sampler is self or any(sampler is other for other in entered):
+                    raise InvalidArgumentError("a sampler cannot be added twice", hint="add its clone()")
+                pointers.append(sampler._enter())
+                entered.append(sampler)
+                sampler._require_unpinned()
+            models = {id(s._item.model): s._item.model for s in (self, *entered) if s._item.model is not None}
+            if len(models) > 1:
+                raise InvalidArgumentError(
+                    "the samplers of a chain belong to different models", hint="make them all with the same model"
+                )
+            for model in models.values():
+                self._follow(model)
+            for sampler, ptr in zip(entered, pointers):
+                lib.llama_sampler_chain_add(chain, ptr)
+                self._item.items.append(sampler._item)
+                sampler._become_spent()
+        finally:
+            for sampler in entered:
+                sampler._exit()
+            self._exit()
+
+    def _follow(self, model: Model) -> None:
+        if self._item.model is None:
+            model._enter()
+            try:
+                self._item.model = self._core.parent = model
+                self._bind(model)
+                model._adopt(self)
+            finally:
+                model._exit()
+
+    def remove(self, i: int) -> Self:
+        """Take a member out of this chain and return it as a sampler of its own; -1 for the last one.
+
+        Raises:
+            OutOfRangeError: The chain has no such member.
+        """
+        chain = self._enter_chain()
+        try:
+            self._require_unpinned()
+            index = self._index(i)
+            item = self._item.items.pop(index)
+            return type(self)(lib.llama_sampler_chain_remove(chain, index), item)
+        finally:
+            self._exit()
+
+    def _enter_chain(self) -> Any:
+        ptr = self._enter()
+        if self._item.kind != "chain":
+            self._exit()
+            raise InvalidArgumentError(f"the sampler {self._item.kind} is no chain", hint="use Sampler.chain(...)")
+        return ptr
+
+    def _index(self, i: int) -> int:
+        count = len(self._item.items)
+        if not -count <= i < count:
+            raise OutOfRangeError(f"member {i!r} of a chain of {count}")
+        return i % count
+
+    def __len__(self) -> int:
+        """Number of members of a chain."""
+        self._enter_chain()
+        try:
+            return len(self._item.items)
+        finally:
+            self._exit()
+
+    def __bool__(self) -> bool:
+        return True  # an empty chain is still a sampler
+
+    def __getitem__(self, i: int) -> SamplerInfo:
+        """Describe a member of a chain; `remove(i)` takes it out."""
+        chain = self._enter_chain()
+        try:
+            member = lib.llama_sampler_chain_get(chain, self._index(i))
+            return SamplerInfo(self._name(member), _seed(member))
+        finally:
+            self._exit()
+
+    def __iter__(self) -> Iterator[SamplerInfo]:
+        return iter([self[i] for i in range(len(self))])
+
+    @property
+    def names(self) -> list[str]:
+        """Upstream's names of the members of a chain."""
+        return [info.name for info in self]
+
+    def perf(self) -> SamplerPerf:
+        """Return the time and count of a chain since it was made or since `perf_reset()`."""
+        chain = self._enter_chain()
+        try:
+            data = lib.llama_perf_sampler(chain)
+            return SamplerPerf(float(data.t_sample_ms), int(data.n_sample))
+        finally:
+            self._exit()
+
+    def perf_reset(self) -> None:
+        """Start counting again."""
+        chain = self._enter_chain()
+        try:
+            lib.llama_perf_sampler_reset(chain)
+        finally:
+            self._exit()
+
+    def __repr__(self) -> str:
+        state = "spent" if self._spent else "closed" if self.closed else ""
+        members = ", ".join(item.kind for item in self._item.items)
+        what = f"chain of {members or 'nothing'}" if self._item.kind == "chain" else self._item.kind
+        return f"<{type(self).__name__} {what}{f' ({state})' if state else ''}>"
+
+
+def _members(ptr: Any, item: Item) -> Iterator[tuple[Any, Item]]:
+    """Walk a sampler and all chains in it down to the samplers that are no chains."""
+    if item.kind != "chain":
+        yield ptr, item
+    for index, inner in enumerate(item.items):
+        yield from _members(lib.llama_sampler_chain_get(ptr, index), inner)
+
+
+def _same_kind(a: Any, of_a: Item, b: Any, of_b: Item) -> bool:
+    """Whether `llama_sampler_copy` may copy from a to b: it aborts when not."""
+    if a.iface != b.iface or of_a.model is not of_b.model or len(of_a.items) != len(of_b.items):
+        return False
+    return all(
+        _same_kind(lib.llama_sampler_chain_get(a, i), x, lib.llama_sampler_chain_get(b, i), y)
+        for i, (x, y) in enumerate(zip(of_a.items, of_b.items))
+    )
+
+
+def _forget_pending(ptr: Any, item: Item) -> None:
+    """Make the copy of an adaptive_p forget a choice that was not accepted: upstream does not copy what it points at."""
+    for member, inner in _members(ptr, item):
+        if inner.kind == "adaptive_p":
+            lib.llc_sampler_accept(member, _NO_TOKEN)
+
+
+def _seed(ptr: Any) -> int | None:
+    seed = int(lib.llama_sampler_get_seed(ptr))
+    return None if seed == lib.LLAMA_DEFAULT_SEED else seed
+
+
+def raise_sampling(status: int, row: int, ctx: Context) -> None:
+    """Raise the exception for a failed llc_sample."""
+    what = f"sampling row {row}"
+    if status == lib.LLC_NO_OUTPUT:
+        raise OutputError(f"{what}: the last decode computed no logits for it", hint="mark the row with output=True")
+    if status == lib.LLC_NO_TOKEN:
+        reason = text(lib.llc_last_error())
+        raise SamplingError(
+            f"{what}: no token was chosen" + ("" if "selected" in reason else f" ({reason})"),
+            hint="end the chain with a sampler that chooses: greedy, dist, mirostat or adaptive_p",
+        )
+    ctx._note(status)
+    raise_status(status, what, SamplingError, hint="reset() the sampler before it is used again")

@@ -1,0 +1,150 @@
+"""Every error this package raises on purpose, in one tree.
+
+    LlamaCoreError
+    ├── InvalidArgumentError      (ValueError)         an argument that upstream must not see
+    │   ├── GrammarError                               GBNF, trigger pattern or JSON schema that does not parse
+    │   └── TemplateError                              chat template that does not render
+    ├── OutOfRangeError           (IndexError)         token, row, layer or sequence number outside its range
+    ├── OutputError               (LookupError)        logits or embeddings that were never computed
+    ├── UnsupportedError          (RuntimeError)       this model, memory or build cannot do that
+    ├── ModelLoadError            (OSError)            a model file could not be loaded
+    │   ├── ModelNotFoundError    (FileNotFoundError)
+    │   ├── InvalidModelError     (ValueError)         the file is not a sound GGUF model
+    │   └── LoadCancelledError                         the progress callback said stop
+    ├── ContextError              (RuntimeError)       a context could not be created
+    ├── DecodeError               (RuntimeError)       decode or encode failed
+    │   ├── NoKvSlotError                              the memory has no room for the batch
+    │   └── AbortedError                               cancelled while it computed
+    ├── SamplingError             (RuntimeError)       a sampler chain selected no token
+    ├── StateError                (RuntimeError)       a saved state does not fit or is damaged
+    ├── AdapterError              (RuntimeError)       LoRA adapter or control vector that does not fit
+    ├── QuantizeError             (RuntimeError)       quantisation failed
+    ├── ClosedError               (RuntimeError)       used after close()
+    ├── BusyError                 (RuntimeError)       in use by another thread right now
+    ├── BrokenError               (RuntimeError)       a native assertion failed in it: only close() is left
+    ├── OutOfMemoryError          (MemoryError)        native memory ran out
+    └── NativeError               (RuntimeError)       an unforeseen exception of the native code
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class LlamaCoreError(Exception):
+    """Root of the tree.
+
+    Attributes:
+        message: What was asked and what went wrong, one line.
+        hint: What to do next, or an empty string.
+        native_log: The warnings and errors that the native code logged during the failed call, oldest first.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", native_log: Sequence[str] = ()) -> None:
+        self.message = message
+        self.hint = hint
+        self.native_log = tuple(native_log)
+        parts = [message]
+        if self.native_log:
+            parts.append("native log: " + " | ".join(line.replace("\n", " ") for line in self.native_log[-4:]))
+        if hint:
+            parts.append(hint)
+        super().__init__(". ".join(part.rstrip(". ") for part in parts))
+
+
+class InvalidArgumentError(LlamaCoreError, ValueError):
+    """An argument is outside what the call accepts; nothing was done."""
+
+
+class GrammarError(InvalidArgumentError):
+    """A GBNF grammar, a trigger pattern or a JSON schema does not parse."""
+
+
+class TemplateError(InvalidArgumentError):
+    """A chat template does not parse or refuses the conversation."""
+
+
+class OutOfRangeError(LlamaCoreError, IndexError):
+    """A token, row, layer or sequence number is outside its range."""
+
+
+class OutputError(LlamaCoreError, LookupError):
+    """Logits or embeddings were asked for that the last decode did not compute."""
+
+
+class UnsupportedError(LlamaCoreError, RuntimeError):
+    """This model, this memory or this build of the libraries cannot do what was asked."""
+
+
+class ModelLoadError(LlamaCoreError, OSError):
+    """A model file could not be loaded."""
+
+
+class ModelNotFoundError(ModelLoadError, FileNotFoundError):
+    """There is no file at the path given."""
+
+
+class InvalidModelError(ModelLoadError, ValueError):
+    """The file is damaged, is not GGUF, or describes a model that cannot be run."""
+
+
+class LoadCancelledError(ModelLoadError):
+    """The progress callback returned False."""
+
+
+class ContextError(LlamaCoreError, RuntimeError):
+    """A context could not be created."""
+
+
+class DecodeError(LlamaCoreError, RuntimeError):
+    """decode() or encode() failed.
+
+    Attributes:
+        code: The return value of llama_decode or llama_encode.
+    """
+
+    code: int = 0
+
+
+class NoKvSlotError(DecodeError):
+    """The memory has no room for the batch; it is as it was before the call."""
+
+
+class AbortedError(DecodeError):
+    """The computation was cancelled; micro-batches that were done stay in the memory."""
+
+
+class SamplingError(LlamaCoreError, RuntimeError):
+    """A sampler chain selected no token."""
+
+
+class StateError(LlamaCoreError, RuntimeError):
+    """A saved state is damaged or belongs to another model or context."""
+
+
+class AdapterError(LlamaCoreError, RuntimeError):
+    """A LoRA adapter or control vector could not be loaded or does not fit the model."""
+
+
+class QuantizeError(LlamaCoreError, RuntimeError):
+    """Quantisation failed; no output file was left."""
+
+
+class ClosedError(LlamaCoreError, RuntimeError):
+    """The object, or the object it depends on, was closed."""
+
+
+class BusyError(LlamaCoreError, RuntimeError):
+    """Another thread is using the object right now, or something still depends on it."""
+
+
+class BrokenError(LlamaCoreError, RuntimeError):
+    """A native assertion failed in this object earlier; it can only be closed."""
+
+
+class OutOfMemoryError(LlamaCoreError, MemoryError):
+    """The native code ran out of memory."""
+
+
+class NativeError(LlamaCoreError, RuntimeError):
+    """The native code raised an exception that nothing more precise describes."""

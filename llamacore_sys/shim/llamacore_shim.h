@@ -1,0 +1,210 @@
+// llamacore shim: a C face for what llama.cpp's C API lacks or throws from.
+//
+// Rules of this boundary:
+//   - every function that can fail returns an llc_status; results leave through out-parameters, which are nulled first;
+//   - nothing throws across it: every body runs inside guarded() (guard.h), which also turns a failed GGML_ASSERT on the
+//     calling thread into LLC_ABORTED; llc_last_error() then holds the text for the calling thread until its next call;
+//   - strings handed out are freed with llc_string_free().
+// The part between the cdef marks is given to cffi as it stands: no preprocessor lines in it.
+#ifndef LLAMACORE_SHIM_H
+#define LLAMACORE_SHIM_H
+
+#include "llama.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(_WIN32)
+#    ifdef LLC_BUILD
+#        define LLC_API __declspec(dllexport)
+#    else
+#        define LLC_API __declspec(dllimport)
+#    endif
+#else
+#    define LLC_API __attribute__((visibility("default")))
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* cdef: begin */
+
+/* status */
+
+enum llc_status {
+    LLC_OK               = 0,
+    LLC_INVALID_ARGUMENT = 1, /* refused before upstream was called */
+    LLC_OUT_OF_MEMORY    = 2, /* std::bad_alloc */
+    LLC_EXCEPTION        = 3, /* another C++ exception; llc_last_error() is its what() */
+    LLC_ABORTED          = 4, /* a GGML_ASSERT failed; the object it failed in must not be used again, only freed */
+    LLC_FAILED           = 5, /* upstream reported failure without an exception; the log says why */
+    LLC_NO_OUTPUT        = 6, /* the row asked for has no logits or embeddings */
+    LLC_NO_TOKEN         = 7, /* the sampler chain selected no token */
+};
+
+LLC_API const char * llc_last_error(void);
+LLC_API void         llc_string_free(char * text);
+
+/* raises on purpose, for the tests of the boundary: 0 std::runtime_error, 1 std::bad_alloc, 2 GGML_ABORT, 3 an int */
+LLC_API enum llc_status llc_test_throw(int32_t kind, const char * message);
+
+/* gate */
+
+LLC_API const char * llc_build_version(void);
+LLC_API const char * llc_build_commit(void);
+LLC_API size_t       llc_struct_size(const char * name);   /* 0 = unknown name */
+LLC_API const char * llc_symbol_path(const char * library); /* file that "llama", "ggml", "ggml-base" or "shim" came from */
+
+/* log ring */
+
+struct llc_log_entry {
+    uint64_t seq;     /* running number, from 1 */
+    uint64_t thread;  /* llc_thread_id() of the writer */
+    int32_t  level;   /* enum ggml_log_level */
+    int32_t  length;  /* bytes of text, without a terminator */
+};
+
+LLC_API void     llc_log_install(int32_t min_level);
+LLC_API void     llc_log_set_level(int32_t min_level);
+LLC_API uint64_t llc_log_next(void);                       /* number that the next line will get */
+LLC_API uint64_t llc_thread_id(void);
+/* copies the first line numbered >= from; false when there is none */
+LLC_API bool     llc_log_read(uint64_t from, struct llc_log_entry * entry, char * text, size_t capacity);
+
+/* loading */
+
+/* loadable back ends are looked for in lib_dir only, and only when none is linked in */
+LLC_API enum llc_status llc_backend_init(const char * lib_dir);
+LLC_API enum llc_status llc_model_load(
+        const char ** paths, size_t n_paths, const struct llama_model_params * params, struct llama_model ** model);
+LLC_API enum llc_status llc_model_save(const struct llama_model * model, const char * path);
+LLC_API enum llc_status llc_model_quantize(
+        const char * input, const char * output, const llama_model_quantize_params * params);
+
+struct llc_imatrix; /* an importance matrix file, read by upstream's loader */
+
+LLC_API enum llc_status llc_imatrix_load(const char * path, struct llc_imatrix ** imatrix);
+LLC_API void         llc_imatrix_free(struct llc_imatrix * imatrix);
+LLC_API size_t       llc_imatrix_count(const struct llc_imatrix * imatrix);
+/* name of entry index, its mean squared activations in *data; both live as long as the imatrix */
+LLC_API const char * llc_imatrix_entry(
+        const struct llc_imatrix * imatrix, size_t index, const float ** data, size_t * size);
+
+LLC_API int32_t llc_model_n_expert(const struct llama_model * model);
+LLC_API int32_t llc_model_n_devices(const struct llama_model * model);
+LLC_API ggml_backend_dev_t llc_model_device(const struct llama_model * model, int32_t index);
+
+/* CPU: reached through the backend registry, so that a loadable CPU backend works as well */
+
+LLC_API enum llc_status llc_threadpool_new(int32_t n_threads, struct ggml_threadpool ** pool);
+LLC_API void            llc_threadpool_free(struct ggml_threadpool * pool);
+
+/* context */
+
+LLC_API enum llc_status llc_context_new(
+        struct llama_model * model, const struct llama_context_params * params, bool disable_attn_rot,
+        struct llama_context ** ctx);
+/* for llama_context_params.abort_callback; data points to an int32_t that is non-zero to stop */
+LLC_API bool llc_abort_callback(void * data);
+
+struct llc_memory_use {
+    ggml_backend_buffer_type_t buft;
+    size_t model;
+    size_t context;
+    size_t compute;
+};
+/* fills at most capacity rows, returns the number there are */
+LLC_API enum llc_status llc_context_memory_use(
+        const struct llama_context * ctx, struct llc_memory_use * rows, size_t capacity, size_t * count);
+
+/* checks what upstream would assert on, then decodes; *code is llama_decode's return value */
+LLC_API enum llc_status llc_decode(
+        struct llama_context * ctx, const struct llama_batch * batch, uint32_t n_outputs_max, int32_t * code);
+LLC_API enum llc_status llc_encode(struct llama_context * ctx, const struct llama_batch * batch, int32_t * code);
+
+/* pointers into the context, valid until its next decode */
+LLC_API enum llc_status llc_logits(struct llama_context * ctx, int32_t i, float ** row);
+LLC_API enum llc_status llc_embeddings(struct llama_context * ctx, int32_t i, float ** row);
+LLC_API enum llc_status llc_embeddings_seq(struct llama_context * ctx, llama_seq_id seq_id, float ** row);
+
+/* log-probabilities of row i: of `token` (when >= 0) and of the n_top most likely tokens, best first */
+LLC_API enum llc_status llc_logprobs(
+        struct llama_context * ctx, int32_t i, llama_token token, float * token_logprob,
+        int32_t n_top, llama_token * top_tokens, float * top_logprobs);
+
+/* memory */
+
+LLC_API enum llc_status llc_memory_clear(struct llama_context * ctx, bool data);
+LLC_API enum llc_status llc_memory_seq_rm(struct llama_context * ctx, llama_seq_id seq, llama_pos p0, llama_pos p1, bool * done);
+LLC_API enum llc_status llc_memory_seq_cp(struct llama_context * ctx, llama_seq_id src, llama_seq_id dst, llama_pos p0, llama_pos p1);
+LLC_API enum llc_status llc_memory_seq_keep(struct llama_context * ctx, llama_seq_id seq);
+LLC_API enum llc_status llc_memory_seq_add(struct llama_context * ctx, llama_seq_id seq, llama_pos p0, llama_pos p1, llama_pos delta);
+LLC_API enum llc_status llc_memory_seq_div(struct llama_context * ctx, llama_seq_id seq, llama_pos p0, llama_pos p1, int32_t divisor);
+
+/* state; seq < 0 means the whole context */
+
+LLC_API enum llc_status llc_state_size(struct llama_context * ctx, llama_seq_id seq, uint32_t flags, size_t * size);
+LLC_API enum llc_status llc_state_get(
+        struct llama_context * ctx, llama_seq_id seq, uint32_t flags, uint8_t * data, size_t capacity, size_t * written);
+LLC_API enum llc_status llc_state_set(
+        struct llama_context * ctx, llama_seq_id seq, uint32_t flags, const uint8_t * data, size_t size, size_t * read);
+LLC_API enum llc_status llc_state_save_file(
+        struct llama_context * ctx, llama_seq_id seq, const char * path, const llama_token * tokens, size_t n_tokens);
+LLC_API enum llc_status llc_state_load_file(
+        struct llama_context * ctx, llama_seq_id seq, const char * path,
+        llama_token * tokens, size_t capacity, size_t * n_tokens);
+
+/* adapters */
+
+LLC_API enum llc_status llc_adapter_lora_load(
+        struct llama_model * model, const char * path, struct llama_adapter_lora ** adapter);
+LLC_API enum llc_status llc_set_adapters_lora(
+        struct llama_context * ctx, struct llama_adapter_lora ** adapters, size_t n_adapters, float * scales);
+LLC_API enum llc_status llc_set_adapter_cvec(
+        struct llama_context * ctx, const float * data, size_t n_floats, int32_t n_embd, int32_t first, int32_t last);
+
+/* vocab; *count is upstream's return value (negative: the room that is needed) */
+
+LLC_API enum llc_status llc_tokenize(
+        const struct llama_vocab * vocab, const char * text, int32_t length,
+        llama_token * tokens, int32_t capacity, bool add_special, bool parse_special, int32_t * count);
+LLC_API enum llc_status llc_detokenize(
+        const struct llama_vocab * vocab, const llama_token * tokens, int32_t n_tokens,
+        char * text, int32_t capacity, bool remove_special, bool unparse_special, int32_t * count);
+LLC_API enum llc_status llc_token_to_piece(
+        const struct llama_vocab * vocab, llama_token token, char * text, int32_t capacity, bool special, int32_t * count);
+LLC_API enum llc_status llc_chat_apply_template(
+        const char * tmpl, const struct llama_chat_message * messages, size_t n_messages, bool add_assistant,
+        char * text, int32_t capacity, int32_t * count);
+
+/* sampling */
+
+LLC_API enum llc_status llc_sample(struct llama_sampler * sampler, struct llama_context * ctx, int32_t i, llama_token * token);
+/* row i of every triple is sampled with its own sampler; stops at the first failure, *n_done says how many were done */
+LLC_API enum llc_status llc_sample_batch(
+        struct llama_context * ctx, size_t n, struct llama_sampler ** samplers, const int32_t * rows,
+        llama_token * tokens, size_t * n_done);
+LLC_API enum llc_status llc_sampler_apply(struct llama_sampler * sampler, llama_token_data_array * candidates);
+LLC_API enum llc_status llc_sampler_accept(struct llama_sampler * sampler, llama_token token);
+LLC_API enum llc_status llc_sampler_reset(struct llama_sampler * sampler);
+LLC_API enum llc_status llc_sampler_clone(const struct llama_sampler * sampler, struct llama_sampler ** clone);
+LLC_API enum llc_status llc_set_sampler(struct llama_context * ctx, llama_seq_id seq, struct llama_sampler * chain, bool * on_backend);
+
+/* grammar */
+
+/* GBNF checked with its error in llc_last_error(); lazy when n_patterns or n_tokens is not 0 */
+LLC_API enum llc_status llc_sampler_grammar(
+        const struct llama_vocab * vocab, const char * gbnf, const char * root,
+        const char ** patterns, size_t n_patterns, const llama_token * tokens, size_t n_tokens,
+        struct llama_sampler ** sampler);
+LLC_API enum llc_status llc_json_schema_to_gbnf(const char * json_schema, char ** gbnf);
+
+/* cdef: end */
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif // LLAMACORE_SHIM_H
