@@ -17,12 +17,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from build_support.builder import ROOT, SYS_DIR, build, clean, pin, source_for
+from build_support.builder import ROOT, SYS_DIR, build, clean, fetch, pin
 from build_support.config import BACKENDS, PROFILES, BuildConfig
 from build_support.errors import BuildError
 from build_support.process import Console
 
-__all__ = ["SYS_DIR", "BuildConfig", "BuildError", "Console", "build", "clean", "pin"]
+__all__ = ["SYS_DIR", "BuildConfig", "BuildError", "Console", "build", "clean", "fetch", "pin"]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.command == "clean":
             clean(console)
         elif args.command == "fetch":
-            console.say(f"llama.cpp is in {source_for(BuildConfig(), console).path}")
+            console.say(f"llama.cpp is in {fetch(console)}")
         else:
             config = BuildConfig(
                 profile=args.profile,

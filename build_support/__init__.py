@@ -12,5 +12,6 @@
 - `lock.py`: one build at a time
 - `package.py`: built files into the package, all or nothing
 - `builder.py`: the whole build, in order
+- `program.py`: small programs compiled against the built libraries
 - `backend.py`: the PEP 517 door to it
 """

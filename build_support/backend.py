@@ -22,6 +22,7 @@ from build_support.config import (
     ENV_SOURCE,
     BuildConfig,
 )
+from build_support.errors import BuildError
 from build_support.source import needs_download
 from build_support.toolchain import missing_tools
 
@@ -45,8 +46,11 @@ prepare_metadata_for_build_editable = build_meta.prepare_metadata_for_build_edit
 def _requirements(settings: Settings) -> list[str]:
     _apply(settings)
     requirements = missing_tools()
-    if BuildConfig.from_environment().source is None and needs_download(pin()):
-        requirements.append("pip")
+    try:
+        if BuildConfig.from_environment().source is None and needs_download(pin()):
+            requirements.append("pip")
+    except BuildError as error:
+        raise SystemExit(f"error: {error}") from None  # one message instead of a traceback
     return requirements
 
 

@@ -33,8 +33,13 @@ def pin() -> Pin:
     return read_pin(SYS_DIR / "UPSTREAM")
 
 
-def source_for(config: BuildConfig, console: Console) -> Source:
-    """The llama.cpp source of a build: the pinned one, or the user's checkout."""
+def fetch(console: Console) -> Path:
+    """Downloads and unpacks the pinned source, for building offline later; returns its folder."""
+    with _file_errors():
+        return pinned_source(pin(), console).path
+
+
+def _source(config: BuildConfig, console: Console) -> Source:
     if config.source is not None:
         return local_source(config.source, pin(), allow_unpinned=config.allow_unpinned)
     return pinned_source(pin(), console)
@@ -55,14 +60,14 @@ def build(config: BuildConfig, package: Path = SYS_DIR, console: Console | None 
         BuildError: Something failed; the package folder is as it was.
     """
     console = console or Console()
-    with _disk_errors(), exclusive(BUILD_ROOT / "lock", console.say):
+    with _file_errors(), exclusive(BUILD_ROOT / "lock", console.say):
         build_dir = BUILD_ROOT / f"cmake-{config.name}"
         log = build_dir / "build.log"
         build_dir.mkdir(parents=True, exist_ok=True)
         log.unlink(missing_ok=True)
         sweep(build_dir, "stage-*")
         toolchain = find_toolchain(config.backends)
-        source = source_for(config, console)
+        source = _source(config, console)
         generated = build_dir / "generated" / "_native.c"
         generate_extension(SYS_DIR, source.path, generated, loadable=config.profile == "portable")
         _configure(config, toolchain, source, generated, build_dir, log, console)
@@ -100,7 +105,8 @@ def _configure(
     stamp.unlink(missing_ok=True)
     # CMake keeps what it found at first; a new toolchain is a new search. Objects stay, ninja knows which still fit.
     (build_dir / "CMakeCache.txt").unlink(missing_ok=True)
-    shutil.rmtree(build_dir / "CMakeFiles", ignore_errors=True)
+    for found in (build_dir / "CMakeFiles").glob("[0-9]*.[0-9]*"):
+        shutil.rmtree(found)
     console.say(
         f"configuring llama.cpp {source.version} ({source.commit}): {config.profile}, {', '.join(config.backends)}"
     )
@@ -168,12 +174,14 @@ def _listing(package: Path) -> list[tuple[str, int]]:
 
 
 @contextmanager
-def _disk_errors() -> Iterator[None]:
+def _file_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            cause, cure = f"the disk is full: {error}", "free some space"
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            cause, cure = f"a file cannot be written: {error}", "correct permissions, close programs that use it,"
+        else:
             raise
-        raise BuildError(
-            f"the disk is full: {error}", "free some space and run the command again; it continues where this run ended"
-        ) from error
+        raise BuildError(cause, f"{cure} and run the command again; it continues where this run ended") from error

@@ -55,28 +55,34 @@ def stage(cmake: str, build_dir: Path, sys_dir: Path, record: str, stage_dir: Pa
 
 
 def install(staged: Path, package: Path) -> list[Path]:
-    """Moves staged files into a package folder; files that a running process has open are replaced, never written to.
+    """Puts staged files into a package folder, all or none.
+
+    Files that a running process has open are replaced, never written to.
 
     Args:
-        staged: What `stage` returned; it is used up.
+        staged: What `stage` returned.
         package: The folder of `llamacore_sys`, in the source tree or in a wheel's build folder.
 
     Returns:
         The files as installed.
     """
     package.mkdir(parents=True, exist_ok=True)
-    sweep(package, ".old-*")
-    aside = Path(tempfile.mkdtemp(prefix=".old-", dir=package))
+    sweep(package, ".install-*")
+    work = Path(tempfile.mkdtemp(prefix=".install-", dir=package))
+    moved: list[tuple[Path, Path]] = []
     try:
-        _move_all(_parts(package), aside)
-        try:
-            _move_all(_parts(staged), package)
-        except BaseException:
-            _move_all(_parts(package), staged)
-            _move_all(_parts(aside), package)
-            raise
+        shutil.copytree(staged, work / "new")  # onto this file system, so that all that follows is renaming
+        (work / "old").mkdir()
+        for target, source in ((work / "old", package), (package, work / "new")):
+            for path in _parts(source):
+                os.replace(path, target / path.name)
+                moved.append((path, target / path.name))
+    except BaseException:
+        for path, target in reversed(moved):
+            os.replace(target, path)
+        raise
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(work, ignore_errors=True)
     return built_files(package)
 
 
@@ -89,11 +95,6 @@ def sweep(folder: Path, pattern: str) -> None:
 def _parts(package: Path) -> list[Path]:
     """The built files of a package, the libraries as one folder. The record is last to come, it marks a whole set."""
     return [*package.glob("_native.*"), *package.glob("lib"), *package.glob(RECORD)]
-
-
-def _move_all(paths: list[Path], target: Path) -> None:
-    for path in paths:
-        shutil.move(path, target / path.name)
 
 
 def remove(package: Path) -> None:

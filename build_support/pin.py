@@ -14,7 +14,7 @@ _SHAPES = {
     "sdist-name": r"[A-Za-z0-9][A-Za-z0-9._-]*",
     "sdist-version": r"\d+(\.\d+)*",
     "sdist-sha256": r"[0-9a-f]{64}",
-    "sdist-subdir": r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*",
+    "sdist-subdir": r"\w[\w.-]*(/\w[\w.-]*)*",
 }
 
 

@@ -144,12 +144,15 @@ def explain(what: str, code: int, lines: Sequence[str], log: Path) -> BuildError
     return BuildError("\n".join((cause, *(f"    {line}" for line in _telling_lines(lines)))), next_step)
 
 
-def _telling_lines(lines: Sequence[str]) -> Sequence[str]:
-    """The first lines that speak of an error, else the last ones."""
-    for index, line in enumerate(lines):
-        if re.search(r"\berror\b|CMake Error|FAILED:|undefined reference", line, re.IGNORECASE):
-            return lines[index : index + 8]
-    return lines[-8:]
+def _telling_lines(lines: Sequence[str]) -> list[str]:
+    """The lines around the first error, else the last ones; long command lines are cut."""
+    start = max(0, len(lines) - 8)
+    for pattern in (r"\berror:|CMake Error|undefined (reference|symbol)", r"\berror\b|FAILED:"):
+        found = next((index for index, line in enumerate(lines) if re.search(pattern, line, re.IGNORECASE)), None)
+        if found is not None:
+            start = found
+            break
+    return [line if len(line) <= 200 else f"{line[:197]}..." for line in lines[start : start + 8]]
 
 
 def _short(step: str) -> str:

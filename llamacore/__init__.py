@@ -35,6 +35,7 @@ _HOME = {
     "llamacore.core.vocab": ("TokenAttr", "Vocab"),
     "llamacore.core.state": ("StateFlags",),
     "llamacore.core.adapters": ("LoraAdapter",),
+    "llamacore.core.capture": ("TensorCapture",),
     "llamacore.core.quantize": ("Ftype", "QuantizeParams", "quantize"),
     "llamacore.errors": (
         "AbortedError", "AdapterError", "BrokenError", "BusyError", "ClosedError", "ContextError", "DecodeError",
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from .chat.template import ChatTemplate as ChatTemplate
     from .core.adapters import LoraAdapter as LoraAdapter
     from .core.batch import Batch as Batch
+    from .core.capture import TensorCapture as TensorCapture
     from .core.context import Context as Context
     from .core.model import Model as Model
     from .core.quantize import Ftype as Ftype

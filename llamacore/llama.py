@@ -131,7 +131,7 @@ class Llama:
             special: Write control tokens as text.
             add_special: Let the model's own BOS and EOS be added to a text prompt.
             parse_special: Read control tokens written in a text prompt as such.
-            sampling: How tokens are chosen.
+            sampling: How tokens are chosen; None for what the model file recommends, else upstream's defaults.
             **options: Fields of `SamplingParams`, put over `sampling`.
 
         Returns:
@@ -144,7 +144,7 @@ class Llama:
         """
         stops = (stop,) if isinstance(stop, str) else tuple(stop)
         params = GenerationParams(max_tokens, stops, logprobs, special)
-        chosen = merge(sampling or SamplingParams(), options)
+        chosen = SamplingParams.for_model(self.model, **options) if sampling is None else merge(sampling, options)
         if isinstance(prompt, (str, bytes)):
             tokens = self.tokenize(prompt, add_special=add_special, parse_special=parse_special)
         else:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Union
 from .errors import InvalidArgumentError
 
 if TYPE_CHECKING:
+    from .core.capture import TensorCapture
     from .core.context import Context
     from .core.sampler import Sampler
 
@@ -74,9 +75,19 @@ class ModelParams:
         layers = self.n_gpu_layers
         if isinstance(layers, str) and layers not in ("all", "none"):
             raise InvalidArgumentError(f"n_gpu_layers={layers!r}", hint='give a number, "all" or "none"')
+        if not isinstance(layers, str):
+            _require_int("n_gpu_layers", layers, -1)
+        _require_int("main_gpu", self.main_gpu, -(2**31))
+        for name in ("vocab_only", "check_tensors", "use_extra_bufts", "no_host", "no_alloc", "load_mtp"):
+            _require_bool(name, getattr(self, name))
         for value in self.tensor_split or ():
-            if not math.isfinite(value) or value < 0:
+            if not _is_float32(value) or value < 0:
                 raise InvalidArgumentError(f"tensor_split has {value!r}", hint="shares are finite and not negative")
+        for name, kind in (("kv_overrides", Mapping), ("tensor_overrides", Mapping)):
+            if getattr(self, name) is not None and not isinstance(getattr(self, name), kind):
+                raise InvalidArgumentError(f"{name} is a {type(getattr(self, name)).__name__}", hint="give a mapping")
+        if isinstance(self.devices, str):
+            raise InvalidArgumentError(f"devices={self.devices!r}", hint="give a list of names")
 
 
 @dataclass(frozen=True)
@@ -116,6 +127,7 @@ class ContextParams:
         kv_unified: One memory for all sequences (they share prefixes) instead of a part for each.
         samplers: Sampler chains that run inside the graph of a sequence; each must outlive the context.
         ctx_other: Context whose results or memory this one shares; it must outlive this one.
+        capture: Which graph tensors to keep of each decode; it serves this context alone and must outlive it.
         disable_attn_rot: Switch off upstream's rotation of a quantised KV cache for this context.
     """
 
@@ -150,6 +162,7 @@ class ContextParams:
     kv_unified: bool | None = None
     samplers: Mapping[int, Sampler] | None = None
     ctx_other: Context | None = None
+    capture: TensorCapture | None = None
     disable_attn_rot: bool | None = None
 
     def __post_init__(self) -> None:
@@ -159,17 +172,35 @@ class ContextParams:
             _require_int(name, getattr(self, name), 1)
         for name in ("rope_freq_base", "rope_freq_scale"):
             value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value >= 0):
+            if value is not None and not (_is_float32(value) and value >= 0):
                 raise InvalidArgumentError(f"{name}={value!r}", hint="give a finite number, 0 for the model's own")
         for name in ("yarn_ext_factor", "yarn_attn_factor", "yarn_beta_fast", "yarn_beta_slow"):
             value = getattr(self, name)
-            if value is not None and not math.isfinite(value):
+            if value is not None and not _is_float32(value):
                 raise InvalidArgumentError(f"{name}={value!r}", hint="give a finite number, negative for the model's own")
+        for name in (
+            "embeddings", "offload_kqv", "no_perf", "op_offload", "swa_full", "kv_unified", "disable_attn_rot"
+        ):  # fmt: skip
+            _require_bool(name, getattr(self, name))
+        for name in ("type_k", "type_v"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                raise InvalidArgumentError(f"{name}={value!r}", hint='give the name of a type, like "f16"')
 
 
 def _require_int(name: str, value: int | None, lowest: int) -> None:
-    if value is not None and not (isinstance(value, int) and lowest <= value <= 2**31 - 1):
+    # the type is asked of a value that may come from anywhere, numpy included
+    if value is not None and not (hasattr(value, "__index__") and lowest <= value <= 2**31 - 1):
         raise InvalidArgumentError(f"{name}={value!r}", hint=f"give a whole number from {lowest} to {2**31 - 1}")
+
+
+def _require_bool(name: str, value: bool | None) -> None:
+    if value is not None and value not in (True, False):
+        raise InvalidArgumentError(f"{name}={value!r}", hint="give True or False")
+
+
+def _is_float32(value: float) -> bool:
+    return math.isfinite(value) and abs(value) <= 3.4e38
 
 
 class ModelOptions(TypedDict, total=False):
@@ -226,6 +257,7 @@ class ContextOptions(TypedDict, total=False):
     kv_unified: bool | None
     samplers: Mapping[int, Sampler] | None
     ctx_other: Context | None
+    capture: TensorCapture | None
     disable_attn_rot: bool | None
 
 

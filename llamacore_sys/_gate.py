@@ -48,7 +48,7 @@ def check(ffi: Any, lib: Any, folder: str, origin: str) -> None:
         )
     for name in ("shim", "llama", "ggml", "ggml-base"):
         path = ffi.string(lib.llc_symbol_path(name.encode())).decode(errors="surrogateescape")
-        if path and not os.path.samefile(os.path.dirname(path), folder):
+        if path and not os.path.samefile(os.path.dirname(os.path.abspath(path)), folder):
             raise ImportError(
                 f"{name} was loaded from {path}, not from {folder} ({origin}): another package has its own llama.cpp "
                 "in this process. To cure: do not import both in one process, or import llamacore first."

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidArgumentError, OutOfMemoryError, OutOfRangeError, UnsupportedError
 from ..params import ContextParams
 from . import _enums
+from ._handle import Handle
 from ._native import ffi, lib
 from ._threads import default_threads
 
@@ -56,16 +58,36 @@ def native_context_params(model: Model, params: ContextParams) -> tuple[Any, lis
     limit = int(lib.llama_max_parallel_sequences())
     if native.n_seq_max > limit:
         raise InvalidArgumentError(f"n_seq_max={native.n_seq_max}", hint=f"at most {limit} sequences")
-    if params.ctx_type == "mtp" and model.n_layer_nextn == 0:
+    if 0 < native.n_outputs_max < native.n_seq_max and not model.has_encoder:
+        raise InvalidArgumentError(
+            f"n_outputs_max={native.n_outputs_max} with n_seq_max={native.n_seq_max}",
+            hint="each sequence needs an output row",
+        )
+    if model.has_encoder and model.has_decoder and native.n_seq_max > 1 and not native.kv_unified:
+        raise UnsupportedError(
+            "an encoder-decoder model cannot hold several sequences in separate memories",
+            hint="create the context with kv_unified=True, or n_seq_max=1",
+        )
+    load_mtp = model.params.load_mtp
+    if params.ctx_type == "mtp" and (
+        model.n_layer_nextn == 0 or not (lib.llama_model_default_params().load_mtp if load_mtp is None else load_mtp)
+    ):
         raise UnsupportedError(
             "this model has no next-token-prediction (MTP) layers",
             hint="load one that has, with load_mtp=True, or use the default ctx_type",
         )
     if params.ctx_other is not None:
         keep.append(params.ctx_other)
+        if not isinstance(params.ctx_other, Handle):
+            raise InvalidArgumentError(f"ctx_other={params.ctx_other!r}", hint="give a Context")
         if params.ctx_other.closed:
             raise InvalidArgumentError("ctx_other is closed", hint="give an open context")
         native.ctx_other = params.ctx_other._core.ptr
+    if params.capture is not None:
+        native.cb_eval = ffi.addressof(lib, "llc_capture_callback")
+        native.cb_eval_user_data = params.capture._enter()
+        params.capture._exit()
+        keep.append(params.capture)
     if params.samplers:
         _samplers(native, params, keep)
     _require_memory(model, native)
@@ -73,10 +95,14 @@ def native_context_params(model: Model, params: ContextParams) -> tuple[Any, lis
 
 
 def _samplers(native: Any, params: ContextParams, keep: list[Any]) -> None:
-    rows = ffi.new("struct llama_sampler_seq_config[]", len(params.samplers or {}))
-    for row, (seq_id, chain) in zip(rows, (params.samplers or {}).items()):
+    if not isinstance(params.samplers, Mapping):
+        raise InvalidArgumentError(f"samplers={params.samplers!r}", hint="give a mapping of sequence to sampler chain")
+    rows = ffi.new("struct llama_sampler_seq_config[]", len(params.samplers))
+    for row, (seq_id, chain) in zip(rows, params.samplers.items()):
         if not 0 <= seq_id < native.n_seq_max:
             raise OutOfRangeError(f"a sampler for sequence {seq_id!r}", hint=f"n_seq_max is {native.n_seq_max}")
+        if not isinstance(chain, Handle):
+            raise InvalidArgumentError(f"{chain!r} for sequence {seq_id} is no sampler", hint="use Sampler.chain(...)")
         row.seq_id, row.sampler = seq_id, chain._enter()
         chain._exit()
         keep.append(chain)

@@ -7,6 +7,7 @@ in flight have returned. After `os.fork()` the child process must not touch what
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
 import time
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 _EXIT_WAIT_SECONDS = 10.0
 _process_generation = 0
+_live: weakref.WeakSet[Handle] = weakref.WeakSet()
+_never_freed: list[_Core] = []
+_free_at_exit = True
 
 
 def _in_forked_child() -> None:
@@ -35,7 +39,7 @@ if hasattr(os, "register_at_fork"):
 class _Core:
     """What is needed to free the native object; it outlives the Python object that users hold."""
 
-    __slots__ = ("broken", "busy", "free", "generation", "keep", "parent", "ptr", "stop", "users")
+    __slots__ = ("broken", "busy", "free", "generation", "in_use_forever", "keep", "parent", "ptr", "stop", "users")
 
     def __init__(self, ptr: Any, free: Callable[[Any], None], parent: Handle | None, keep: tuple[Any, ...]) -> None:
         self.ptr: Any = ptr
@@ -47,34 +51,43 @@ class _Core:
         self.users: list[int] = []  # threads that are inside a call
         self.stop: Callable[[], None] | None = None  # asks a running call to end soon
         self.broken = ""
-
-    def _wait_at_exit(self) -> bool:
-        """Whether every call has ended. Only at interpreter exit can one be running when this is asked."""
-        if self.users and self.stop is not None:
-            self.stop()
-        deadline = time.monotonic() + _EXIT_WAIT_SECONDS
-        while self.users:
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.005)
-        return True
+        self.in_use_forever = False  # by a broken child
 
     def release(self) -> None:
-        if self.ptr is None or self.generation != _process_generation:
+        if self.ptr is None or self.generation != _process_generation or not _free_at_exit:
             return
-        if not self.broken and not self._wait_at_exit():
-            self.broken = "a call was still running when the interpreter ended"
         ptr, self.ptr = self.ptr, None
-        if self.broken:
+        if self.broken or self.in_use_forever:
             # threads of the compute pool may still read it, and what it was made from: neither is ever freed
+            _never_freed.append(self)
             parent = self.parent
             while parent is not None:
-                parent._core.broken = parent._core.broken or self.broken
+                parent._core.in_use_forever = True
                 parent = parent._core.parent
         else:
             self.free(ptr)
             self.keep = ()
-        self.parent = None
+            self.parent = None
+
+
+def _stop_calls() -> None:
+    """End what daemon threads compute when the interpreter exits; nothing is freed under a call that does not end."""
+    global _free_at_exit
+    live = [handle for handle in list(_live) if handle._core.generation == _process_generation]
+    for handle in live:
+        handle._closing = True
+    running = [handle._core for handle in live if handle._core.users]
+    for core in running:
+        if core.stop is not None:
+            core.stop()
+    deadline = time.monotonic() + _EXIT_WAIT_SECONDS
+    while any(core.users for core in running) and time.monotonic() < deadline:
+        time.sleep(0.002)
+    _free_at_exit = not any(core.users for core in running)
+
+
+weakref.finalize(_Core, int)  # the first one registers the exit function that frees: it must run after ours
+atexit.register(_stop_calls)
 
 
 class Handle:
@@ -96,6 +109,7 @@ class Handle:
         self._children: weakref.WeakSet[Handle] = weakref.WeakSet()
         self._pinned_by: weakref.WeakSet[Handle] = weakref.WeakSet()  # what C lets read this one; must be closed first
         self._finalizer = weakref.finalize(self, self._core.release)
+        _live.add(self)
         if parent is not None:
             parent._adopt(self)
 
@@ -121,7 +135,7 @@ class Handle:
         """Take the object for the calling thread and return its pointer. Pair with `_exit()` in a `finally`."""
         core = self._core
         if not core.busy.acquire(blocking=False):
-            if self._closing:
+            if self._closing or core.generation != _process_generation:
                 self._refuse()
             same = threading.get_ident() in core.users
             raise BusyError(
@@ -183,7 +197,7 @@ class Handle:
         self._finalizer()
 
     def __enter__(self) -> Self:
-        if self._closing:
+        if self._closing or self._core.generation != _process_generation:
             self._refuse()
         return self
 

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ..errors import NativeError
+from ..errors import InvalidArgumentError, NativeError
 from ._native import ffi, lib
 from ._status import raise_status
 
@@ -57,6 +57,8 @@ class ThreadPools:
 
 
 def _new_pool(n_threads: int) -> Any:
+    if not hasattr(n_threads, "__index__") or not 1 <= n_threads < 2**31:
+        raise InvalidArgumentError(f"n_threads={n_threads!r}", hint="give a whole number of threads, at least 1")
     out = ffi.new("struct ggml_threadpool **")
     status = lib.llc_threadpool_new(n_threads, out)
     if status != lib.LLC_OK:

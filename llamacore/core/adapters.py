@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,8 @@ from . import log, sampler_checks
 from ._handle import Handle
 from ._native import ffi, lib, path_bytes, text
 from ._status import raise_status
-from .model import Metadata, StrPath, read_string
+from .metadata import Metadata, read_string
+from .model import StrPath
 
 if TYPE_CHECKING:
     import numpy as np
@@ -123,18 +125,20 @@ class LoraAdapter(Handle):
 
 def _entries(ptr: Any) -> Iterator[tuple[str, str]]:
     for i in range(lib.llama_adapter_meta_count(ptr)):
-        key = read_string(lambda buf, n, i=i: int(lib.llama_adapter_meta_key_by_index(ptr, i, buf, n)))
-        value = read_string(lambda buf, n, i=i: int(lib.llama_adapter_meta_val_str_by_index(ptr, i, buf, n)))
+        key = read_string(functools.partial(lib.llama_adapter_meta_key_by_index, ptr, i))
+        value = read_string(functools.partial(lib.llama_adapter_meta_val_str_by_index, ptr, i))
         if key is not None:
             yield key, value or ""
 
 
 def _check_file(model: Model, path: str) -> None:
     """Refuse what upstream would load and then fail on in the middle of a decode, where it costs the context."""
-    file = gguf.check(path)
+    file = gguf.read(path)
 
     def fail(why: str) -> AdapterError:
-        return AdapterError(f"{path} is no LoRA adapter for this model: {why}", hint="use an adapter made for this model")
+        return AdapterError(
+            f"{path} is no LoRA adapter for this model: {why}", hint="use an adapter made for this model"
+        )
 
     for key, wanted in (
         ("general.type", "adapter"),
@@ -211,7 +215,9 @@ def apply_lora(ctx: Context, scales: Mapping[LoraAdapter, float]) -> None:
         ctx._exit()
 
 
-def apply_control_vector(ctx: Context, data: NDArray[np.float32] | None, layer_start: int = 1, layer_end: int = -1) -> None:
+def apply_control_vector(
+    ctx: Context, data: NDArray[np.float32] | None, layer_start: int = 1, layer_end: int = -1
+) -> None:
     """Give a context a control vector, or take it away; see `Context.set_control_vector`. The data is copied."""
     ptr = ctx._enter()
     try:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from operator import index
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..errors import BusyError, InvalidArgumentError, OutOfRangeError
+from ..errors import BusyError, InvalidArgumentError, OutOfMemoryError, OutOfRangeError
 from ._native import ffi
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 _MAX_POS_PER_EMBD = 4  # M-RoPE
 _INT32_MAX = 2**31 - 1
+_MAX_ROWS = 2**24  # more than any context decodes at once
 
 Outputs = Literal["none", "last", "all"]
 
@@ -33,13 +35,23 @@ class Batch:
 
     def __init__(self, n_tokens: int = 512, *, n_embd: int = 0, n_seq_max: int = 1) -> None:
         for name, value, lowest in (("n_tokens", n_tokens, 1), ("n_embd", n_embd, 0), ("n_seq_max", n_seq_max, 1)):
-            if not (isinstance(value, int) and lowest <= value <= _INT32_MAX):
-                raise InvalidArgumentError(f"{name}={value!r}", hint=f"give a whole number from {lowest}")
+            if not (hasattr(value, "__index__") and lowest <= value <= _MAX_ROWS):
+                hint = f"give a whole number from {lowest} to {_MAX_ROWS}"
+                raise InvalidArgumentError(f"{name}={value!r}", hint=hint)
+        if n_tokens * n_seq_max > _MAX_ROWS:
+            raise InvalidArgumentError(
+                f"{n_tokens} rows of {n_seq_max} sequences each", hint=f"their product must not be above {_MAX_ROWS}"
+            )
         self.capacity = n_tokens
         self.n_embd = n_embd
         self.n_seq_max = n_seq_max
         self._token = ffi.new("llama_token[]", n_tokens) if n_embd == 0 else ffi.NULL
-        self._embd = ffi.new("float[]", n_tokens * n_embd) if n_embd else ffi.NULL
+        try:
+            self._embd = ffi.new("float[]", n_tokens * n_embd) if n_embd else ffi.NULL
+        except MemoryError:
+            raise OutOfMemoryError(
+                f"{n_tokens} embeddings of width {n_embd} do not fit into memory", hint="use a smaller batch"
+            ) from None
         self._pos = ffi.new("llama_pos[]", n_tokens * (_MAX_POS_PER_EMBD if n_embd else 1))
         self._n_seq_id = ffi.new("int32_t[]", n_tokens)
         self._seq_ids = ffi.new("llama_seq_id[]", n_tokens * n_seq_max)
@@ -80,7 +92,7 @@ class Batch:
             self._seq_ids[start + offset] = seq_id
         self._pos[row] = pos
         self._n_seq_id[row] = len(seq_ids)
-        self._output[row] = output
+        self._output[row] = bool(output)
         self._native.n_tokens = row + 1
         return row
 
@@ -121,6 +133,8 @@ class Batch:
         Returns:
             Their rows. When one is refused, the batch is as it was.
         """
+        if outputs not in ("none", "last", "all"):
+            raise InvalidArgumentError(f"outputs={outputs!r}", hint='give "none", "last" or "all"')
         tokens = list(tokens)
         first = self._row() if tokens else len(self)
         last = len(tokens) - 1
@@ -155,10 +169,13 @@ class Batch:
         row = self._row()
         if not self.n_embd:
             raise InvalidArgumentError("this batch holds tokens, not embeddings", hint="make one with n_embd=model.n_embd_inp")
-        vector = np.ascontiguousarray(embd, dtype=np.float32)
+        try:
+            vector = np.ascontiguousarray(embd, dtype=np.float32)
+        except ValueError as exc:
+            raise InvalidArgumentError(f"an embedding is {exc}", hint="give numbers") from None
         if vector.shape != (self.n_embd,):
             raise InvalidArgumentError(f"an embedding of shape {vector.shape}", hint=f"its shape must be ({self.n_embd},)")
-        sections = None if isinstance(pos, int) else tuple(pos)
+        sections = None if hasattr(pos, "__index__") else tuple(map(index, pos))
         if sections is not None and len(sections) != _MAX_POS_PER_EMBD:
             raise InvalidArgumentError(f"a position of {len(sections)} numbers", hint="give one number, or four")
         if sections is not None and not all(0 <= number <= _INT32_MAX for number in sections):
@@ -218,6 +235,12 @@ class Batch:
             raise OutOfRangeError(f"row {row!r}", hint=f"the batch has {len(self)} rows")
         start = row * self.n_seq_max
         return tuple(self._seq_ids[start + i] for i in range(self._n_seq_id[row]))
+
+    def _widest_row(self) -> int:
+        """Most sequences that a row belongs to."""
+        if self.n_seq_max == 1:
+            return 1
+        return max(self._n_seq_id[row] for row in range(len(self))) if len(self) else 0
 
     def _lay_out_positions(self, pos_per_embd: int) -> Any:
         """Positions as upstream reads them for embeddings: one section of all rows after the other."""

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import (
     AbortedError,
-    BusyError,
     ContextError,
     DecodeError,
     InvalidArgumentError,
@@ -17,17 +15,18 @@ from ..errors import (
     NoKvSlotError,
     OutOfMemoryError,
     OutOfRangeError,
-    OutputError,
     UnsupportedError,
 )
 from ..params import ContextParams
 from . import _enums, adapters, log
+from ._batch_check import require_sound
 from ._context_params import native_context_params
-from ._handle import Handle
+from ._inner_values import InnerValueReader
 from ._native import ffi, lib, text
 from ._status import raise_status
 from ._threads import ThreadPools
 from .batch import Batch
+from .measure import MemoryUse, PerfData
 from .memory import Memory
 from .state import State
 
@@ -41,40 +40,7 @@ if TYPE_CHECKING:
 _serials = itertools.count(1)
 
 
-@dataclass(frozen=True)
-class PerfData:
-    """Times and counts of a context since it was made or since `perf_reset()`.
-
-    Attributes:
-        t_start_ms: When it started, on upstream's clock.
-        t_load_ms: Time that loading the model took.
-        t_p_eval_ms: Time spent on prompts (batches of more than one token).
-        t_eval_ms: Time spent on single tokens.
-        n_p_eval: Tokens of prompts.
-        n_eval: Single tokens.
-        n_reused: Graphs that could be reused.
-    """
-
-    t_start_ms: float
-    t_load_ms: float
-    t_p_eval_ms: float
-    t_eval_ms: float
-    n_p_eval: int
-    n_eval: int
-    n_reused: int
-
-
-@dataclass(frozen=True)
-class MemoryUse:
-    """Bytes allocated in one type of buffer: by the model, by the context, and for temporary results."""
-
-    buffer_type: str
-    model: int
-    context: int
-    compute: int
-
-
-class Context(Handle):
+class Context(InnerValueReader):
     """Decodes batches for one model. Made by `Model.context`; used by one thread at a time.
 
     Concurrent use raises `BusyError`. Only `cancel()` and `close()` may be called from other threads: `cancel()` makes
@@ -108,8 +74,16 @@ class Context(Handle):
         self._n_embd_inp = model.n_embd_inp
         self._n_cls_out = len(model.cls_labels)
         self._pos_per_embd = 4 if model.rope_type in ("mrope", "imrope") else 1
-        self.memory = Memory(self)
-        self.state = State(self)
+        self._memory_types = (int(keep[0].type_k), int(keep[0].type_v))
+        self._has_memory = bool(lib.llama_get_memory(ptr) != ffi.NULL)
+        self._has_encoder = model.has_encoder
+        self._must_encode = self._has_encoder and model.has_decoder  # before it can decode
+        self._is_diffusion = model.is_diffusion
+        self._logits_computed = self._embd_computed = False
+        self._layer_inputs: dict[int, bool] = {}
+        self._n_rows = 0
+        self._device_states: dict[int, int] = {}  # sequence to the number of states taken on the device
+        self._log_mark = log.mark()
 
         holder = self._pools  # not self: what frees the context must not keep it alive
 
@@ -121,6 +95,8 @@ class Context(Handle):
         self._core.stop = lambda: _set_flag(cancel)
         for chain in self._samplers.values():
             chain._pinned_by.add(self)
+        if params.capture is not None:
+            params.capture._attach(self)
         if params.ctx_other is not None:
             params.ctx_other._adopt(self)
 
@@ -143,7 +119,7 @@ class Context(Handle):
             if status != lib.LLC_OK:
                 pools.free()
                 what = f"creating a context of n_ctx={params.n_ctx or int(native.n_ctx) or model.n_ctx_train} tokens"
-                if any("failed to allocate" in line for line in log.problems_since(mark)):
+                if any(sign in line for line in log.problems_since(mark) for sign in ("failed to allocate", "bad_alloc")):
                     raise_status(lib.LLC_OUT_OF_MEMORY, what, OutOfMemoryError, mark=mark)
                 raise_status(status, what, ContextError, mark=mark, hint="check the parameters, or use a smaller n_ctx")
             pools.attach(out[0])
@@ -152,10 +128,15 @@ class Context(Handle):
         finally:
             model._exit()
 
-    def _note(self, status: int) -> None:
-        """Remember that a native assertion failed: the context must not compute again."""
-        if status == lib.LLC_ABORTED:
-            self._break(text(lib.llc_last_error()))
+    @property
+    def memory(self) -> Memory:
+        """Which positions of which sequences it holds, and editing them."""
+        return Memory(self)  # made anew: keeping it would be a cycle, and a dropped context would not be freed at once
+
+    @property
+    def state(self) -> State:
+        """Saving and restoring what it remembers."""
+        return State(self)
 
     # computing
 
@@ -171,8 +152,6 @@ class Context(Handle):
             DecodeError: It failed otherwise; the native log says why.
             InvalidArgumentError: The batch is empty, too large, or names unknown tokens or sequences; nothing was done.
         """
-        if self.model.params.no_alloc:
-            raise UnsupportedError("the model was loaded with no_alloc: it has no weights")
         self._compute(batch, encode=False)
 
     def encode(self, batch: Batch) -> None:
@@ -181,23 +160,20 @@ class Context(Handle):
         Raises:
             UnsupportedError: The model has no encoder.
         """
-        if not self.model.has_encoder and self.memory.present:
+        if not self._has_encoder and self._has_memory:
             raise UnsupportedError("this model has no encoder", hint="call decode()")
         self._compute(batch, encode=True)
 
     def _compute(self, batch: Batch, *, encode: bool) -> None:
         ptr = self._enter()
         try:
-            if batch.n_embd and batch.n_embd != self._n_embd_inp:
-                raise InvalidArgumentError(
-                    f"the batch holds embeddings of width {batch.n_embd}",
-                    hint=f"this model takes n_embd_inp={self._n_embd_inp}",
-                )
-            if batch._decoding:
-                raise BusyError("this Batch is being decoded by another thread", hint="give each thread its own")
+            require_sound(self, batch, encode=encode)
             native, code = batch._native, self._code
-            if batch.n_embd:
-                native.pos = batch._lay_out_positions(self._pos_per_embd)
+            positions = batch._lay_out_positions(self._pos_per_embd)  # held here: the struct keeps nothing alive
+            native.pos = positions
+            capture = self.params.capture
+            if capture is not None:
+                lib.llc_capture_begin(capture._enter())
             batch._decoding = True
             try:
                 if encode:
@@ -207,8 +183,17 @@ class Context(Handle):
             finally:
                 batch._decoding = False
                 native.pos = batch._pos
+                if capture is not None:
+                    capture._exit()
+            if capture is not None:
+                capture._require_complete()
             if status != lib.LLC_OK:
                 self._raise_compute(status, "encoding" if encode else "decoding", len(batch))
+            self._inner_values_computed(len(batch))
+            self._logits_computed = self._is_diffusion or (self._has_memory and not encode)
+            self._embd_computed = self.pooling_type == "none" and (self._embeddings or (encode and self._has_encoder))
+            if encode:
+                self._must_encode = False
         finally:
             self._exit()
 
@@ -217,15 +202,18 @@ class Context(Handle):
         what = f"{doing} a batch of {rows} tokens"
         code = int(self._code[0])
         kind, hint = DecodeError, "the context may hold a part of the batch: ask memory.seq_pos_max"
-        if status == lib.LLC_FAILED and code == 1:
+        if status == lib.LLC_INVALID_ARGUMENT:
+            hint = ""
+        elif status == lib.LLC_FAILED and code == 1:
             kind, hint = NoKvSlotError, "remove sequences from the memory, or use a larger n_ctx or a smaller batch"
         elif status == lib.LLC_FAILED and code == 2:
             kind, hint, what = AbortedError, "what was computed is still in the memory", f"{what}: cancelled"
         elif status == lib.LLC_FAILED and code == -1:
             kind, hint = DecodeError, "positions must follow those in the memory: ask memory.seq_pos_max"
             what = f"{what}: refused as inconsistent"
+        mark, self._log_mark = max(self._log_mark, log.mark() - 16), log.mark()
         try:
-            raise_status(status, what, kind, hint=hint, mark=max(1, log.mark() - 16))
+            raise_status(status, what, kind, hint=hint, mark=mark)
         except DecodeError as exc:
             exc.code = code
             raise
@@ -254,8 +242,12 @@ class Context(Handle):
         """Decode one token and forget it, so that the first real one does not pay for page faults.
 
         Raises:
+            InvalidArgumentError: The memory is not empty.
             DecodeError: It failed.
         """
+        if any(self.memory.seq_pos_max(seq_id) >= 0 for seq_id in range(self.n_seq_max)):
+            raise InvalidArgumentError("the memory is in use", hint="warm up before the first decode")
+        must_encode = self._must_encode
         batch = Batch(1)
         batch.add(self.model.vocab.bos or 0, 0, output=True)
         if self.model.has_encoder:
@@ -265,101 +257,11 @@ class Context(Handle):
             batch.add(self.model.decoder_start_token or self.model.vocab.bos or 0, 0, output=True)
             self.decode(batch)
         self.synchronize()
-        if self.memory.present:
+        if self._has_memory:
             self.memory.clear()
+        self._must_encode = must_encode
+        self._logits_computed = self._embd_computed = False
         self.perf_reset()
-
-    # results
-
-    def _with(self, function: Any, *args: Any) -> Any:
-        ptr = self._enter()
-        try:
-            return function(ptr, *args)
-        finally:
-            self._exit()
-
-    def _copy_row(self, function: Any, index: int, width: int, what: str, hint: str) -> NDArray[np.float32]:
-        import numpy as np
-
-        if not -(2**31) <= index < 2**31:
-            raise OutOfRangeError(f"row {index!r}", hint="rows are numbers of the last batch")
-        ptr = self._enter()
-        try:
-            row = self._row
-            status = function(ptr, index, row)
-            if status == lib.LLC_NO_OUTPUT:
-                raise OutputError(f"{what} {index} was not computed by the last decode", hint=hint)
-            if status != lib.LLC_OK:
-                self._note(status)
-                raise_status(status, f"reading {what} {index}", NativeError)
-            return np.frombuffer(ffi.buffer(row[0], width * 4), dtype=np.float32).copy()
-        finally:
-            self._exit()
-
-    def logits(self, i: int = -1) -> NDArray[np.float32]:
-        """Return the logits of a row of the last batch, float32 [n_vocab], a copy.
-
-        Args:
-            i: Row of the batch that was marked as output; negative numbers count the output rows from the end.
-
-        Raises:
-            OutputError: That row has no logits.
-        """
-        return self._copy_row(lib.llc_logits, i, self._n_vocab, "row", "mark the row with output=True")
-
-    def embeddings(self, i: int = -1) -> NDArray[np.float32]:
-        """Return the embedding of a row of the last batch, float32 [n_embd_out], a copy; for contexts without pooling.
-
-        Raises:
-            OutputError: That row has none: it was not marked as output, or the context pools or has no embeddings.
-        """
-        hint = "create the context with embeddings=True and pooling_type='none', and mark the row with output=True"
-        return self._copy_row(lib.llc_embeddings, i, self._n_embd_out, "the embedding of row", hint)
-
-    def embeddings_seq(self, seq_id: int = 0) -> NDArray[np.float32]:
-        """Return the pooled embedding of a sequence of the last batch, float32 [n_embd_out], a copy.
-
-        With pooling "rank" it holds the scores of the classifier, float32 [n_cls_out].
-
-        Raises:
-            OutputError: There is none: the sequence was not in the batch, or the context does not pool.
-        """
-        width = self._n_cls_out if self.pooling_type == "rank" else self._n_embd_out
-        hint = "create the context with embeddings=True and a pooling_type"
-        return self._copy_row(lib.llc_embeddings_seq, seq_id, width, "the embedding of sequence", hint)
-
-    def logprobs(self, i: int = -1, *, token: int | None = None, n_top: int = 0) -> tuple[float, list[tuple[int, float]]]:
-        """Return natural log-probabilities of a row of the last batch, without copying its logits.
-
-        Args:
-            i: Row, as for `logits`.
-            token: Token whose log-probability is returned; None for none (NaN is returned).
-            n_top: How many of the most likely tokens to return.
-
-        Returns:
-            The log-probability of `token`, and (token, log-probability) of the `n_top` most likely ones, best first.
-
-        Raises:
-            OutputError: That row has no logits.
-            InvalidArgumentError: `token` or `n_top` is out of range.
-        """
-        if token is not None and not 0 <= token < self._n_vocab:
-            raise OutOfRangeError(f"token {token!r} is not in the vocabulary", hint=f"tokens are 0 to {self._n_vocab - 1}")
-        if not 0 <= n_top <= self._n_vocab:
-            raise OutOfRangeError(f"n_top={n_top!r}", hint=f"give 0 to {self._n_vocab}")
-        own = ffi.new("float *", float("nan"))
-        tokens, values = ffi.new("llama_token[]", max(n_top, 1)), ffi.new("float[]", max(n_top, 1))
-        ptr = self._enter()
-        try:
-            status = lib.llc_logprobs(ptr, i, -1 if token is None else token, own, n_top, tokens, values)
-            if status == lib.LLC_NO_OUTPUT:
-                raise OutputError(f"row {i} was not computed by the last decode", hint="mark the row with output=True")
-            if status != lib.LLC_OK:
-                self._note(status)
-                raise_status(status, f"reading row {i}", NativeError)
-            return float(own[0]), [(int(tokens[k]), float(values[k])) for k in range(n_top)]
-        finally:
-            self._exit()
 
     # settings
 
@@ -390,8 +292,8 @@ class Context(Handle):
 
     def set_embeddings(self, enabled: bool) -> None:
         """Choose whether the following decodes compute embeddings."""
-        self._with(lib.llama_set_embeddings, enabled)
-        self._embeddings = enabled
+        self._with(lib.llama_set_embeddings, bool(enabled))
+        self._embeddings = bool(enabled)
 
     @property
     def causal_attn(self) -> bool:
@@ -400,7 +302,7 @@ class Context(Handle):
 
     def set_causal_attn(self, causal: bool) -> None:
         """Choose whether the following decodes attend to the past only."""
-        self._with(lib.llama_set_causal_attn, causal)
+        self._with(lib.llama_set_causal_attn, bool(causal))
 
     def set_sampler(self, seq_id: int, chain: Sampler | None) -> bool:
         """Run a sampler chain inside the graph of a sequence (upstream: `llama_set_sampler`); None takes it out.
@@ -460,7 +362,7 @@ class Context(Handle):
     # measurements
 
     def perf(self) -> PerfData:
-        """Return times and counts (all 0 for a context made with `no_perf`)."""
+        """Return times and counts; a context made with `no_perf` measures nothing."""
         data = self._with(lib.llama_perf_context)
         return PerfData(
             float(data.t_start_ms), float(data.t_load_ms), float(data.t_p_eval_ms), float(data.t_eval_ms),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any
 
 from ..errors import GrammarError, InvalidArgumentError
-from . import backend, log, sampler_checks
+from . import backend, log, sampler_checks, trigger_patterns
 from ._native import ffi, lib, text
 from ._status import raise_status
 
@@ -16,13 +17,12 @@ if TYPE_CHECKING:
 
 # Upstream's parsers recurse; these bounds keep them far from the end of a small stack, and from hours of work.
 MAX_GRAMMAR_BYTES = 2**18
-MAX_PATTERN_BYTES = 1024
-MAX_SCHEMA_NESTING = 64  # levels, those that references lead to included
+MAX_SCHEMA_NESTING = 200  # levels, those that references lead to included
 MAX_SCHEMA_NODES = 50_000
 MAX_PROPERTIES = 256  # of one object: the grammar grows with the square of the optional ones
 MAX_NAME = 256  # characters of a property name or reference
 
-Schema = Union[str, Mapping[str, Any], bool]
+Schema = str | Mapping[str, Any]
 
 
 def _c_string(what: str, value: str, limit: int) -> Any:
@@ -43,7 +43,10 @@ def native_sampler(vocab: Any, grammar: str, root: str, patterns: Sequence[str],
     if not grammar.strip():
         raise GrammarError("the grammar is empty", hint="give at least a rule root ::= ...")
     start = _c_string("the name of the root rule", root, MAX_NAME)
-    triggers = [_c_string("a trigger pattern", pattern, MAX_PATTERN_BYTES) for pattern in patterns]
+    triggers = []
+    for pattern in patterns:
+        _c_string("a trigger pattern", pattern, trigger_patterns.MAX_BYTES)
+        triggers.append(ffi.new("char[]", trigger_patterns.bounded(pattern).encode()))
     array = ffi.new("const char *[]", triggers)
     out = ffi.new("struct llama_sampler **")
     mark = log.mark()
@@ -90,16 +93,21 @@ def json_schema_to_gbnf(schema: Schema) -> str:
             schema = json.loads(schema)
         except (ValueError, RecursionError) as exc:
             raise GrammarError(f"the JSON schema is not valid JSON: {exc}") from exc
-    if not isinstance(schema, (Mapping, bool)):
+    if not isinstance(schema, Mapping):
         raise GrammarError(f"the JSON schema is a {type(schema).__name__}", hint="give an object, or its JSON text")
     _SchemaWalk(schema).check()
     try:
         raw = json.dumps(schema, allow_nan=False, default=dict).encode()
     except (TypeError, ValueError, RecursionError) as exc:
         raise GrammarError(f"the JSON schema is not valid JSON: {exc}") from exc
+    return _convert(raw)
+
+
+@functools.lru_cache(maxsize=32)
+def _convert(schema: bytes) -> str:
     backend.init()
     out = ffi.new("char **")
-    status = lib.llc_json_schema_to_gbnf(ffi.new("char[]", raw), out)
+    status = lib.llc_json_schema_to_gbnf(ffi.new("char[]", schema), out)
     if status != lib.LLC_OK:
         raise_status(status, "the JSON schema cannot be turned into a grammar", GrammarError)
     try:
@@ -135,32 +143,48 @@ class _SchemaWalk:
                 )
             for key, value in node.items():
                 if not isinstance(key, str) or len(key) > MAX_NAME:
-                    raise GrammarError(f"the JSON schema has the key {str(key)[:40]!r}", hint=f"keys are strings of at most {MAX_NAME} characters")
+                    raise GrammarError(
+                        f"the JSON schema has the key {str(key)[:40]!r}",
+                        hint=f"keys are strings of at most {MAX_NAME} characters",
+                    )
                 if key == "$ref" and isinstance(value, str):
-                    self._follow(value, level + 1)
+                    self._follow(value, level + 2)
                 else:
                     self._walk(value, level + 1)
         elif isinstance(node, (list, tuple)):
             for value in node:
                 self._walk(value, level + 1)
 
-    def _follow(self, ref: str, level: int) -> None:
-        if len(ref) > MAX_NAME:
-            raise GrammarError(f"a $ref of the JSON schema has {len(ref)} characters", hint=f"at most {MAX_NAME}")
-        if not ref.startswith("#") or ref in self.open_refs or self.deepest.get(ref, 0) >= level:
-            return  # upstream refuses what is not in the document, and stops at a reference that is being resolved
-        self.deepest[ref] = level
+    def _target(self, ref: str) -> Any:
+        """What a reference points at; None where upstream will find nothing either."""
+        if not ref.startswith("#"):
+            return None
         target = self.root
         for part in ref[1:].strip("/").split("/"):
             name = part.replace("~1", "/").replace("~0", "~")
-            if not name:
-                continue
             if isinstance(target, Mapping) and name in target:
                 target = target[name]
             elif isinstance(target, (list, tuple)) and name.isdigit() and int(name) < len(target):
                 target = target[int(name)]
-            else:
-                return
+            elif name:
+                return None
+        return target
+
+    def _follow(self, ref: str, level: int) -> None:
+        if len(ref) > MAX_NAME:
+            raise GrammarError(f"a $ref of the JSON schema has {len(ref)} characters", hint=f"at most {MAX_NAME}")
+        target, chain = self._target(ref), {ref}
+        while isinstance(target, Mapping) and isinstance(target.get("$ref"), str):
+            following = target["$ref"]
+            if following in chain:
+                raise GrammarError(f"the reference {ref!r} of the JSON schema leads back to itself")
+            chain.add(following)
+            if len(chain) > MAX_SCHEMA_NESTING:
+                raise GrammarError(f"the JSON schema is nested deeper than {MAX_SCHEMA_NESTING} levels")
+            target = self._target(following)
+        if ref in self.open_refs or self.deepest.get(ref, 0) >= level:
+            return  # upstream stops at a reference that is being resolved
+        self.deepest[ref] = level
         self.open_refs.add(ref)
-        self._walk(target, level)
+        self._walk(self._target(ref), level)
         self.open_refs.discard(ref)

@@ -26,8 +26,8 @@ def _text(what: str, value: str) -> bytes:
 
 
 def _fill(slot: Any, key: str, value: KvValue) -> None:
-    if not isinstance(key, str) or not key:
-        raise InvalidArgumentError(f"kv_overrides has the key {key!r}", hint="keys are non-empty strings")
+    if not key:
+        raise InvalidArgumentError("kv_overrides has an empty key")
     slot.key = _text("a key of kv_overrides", key)
     what = f"kv_overrides[{key!r}]"
     if isinstance(value, bool):
@@ -63,6 +63,6 @@ def native(overrides: Mapping[str, KvValue]) -> tuple[Any, list[Any]]:
         InvalidArgumentError: A key or a string is longer than 127 bytes, or a value does not fit its type.
     """
     array = ffi.new("struct llama_model_kv_override[]", len(overrides) + 1)  # zeroed: an empty key ends it
-    for slot, (key, value) in zip(array, overrides.items()):
+    for slot, (key, value) in zip(array, overrides.items(), strict=False):
         _fill(slot, key, value)
     return array, [array]

@@ -49,6 +49,10 @@ class Memory:
         finally:
             context._exit()
 
+    @property
+    def _recurrent(self) -> bool:
+        return self._context.model.is_recurrent or self._context.model.is_hybrid
+
     def _require_shift(self, what: str) -> None:
         if not self.can_shift:
             raise UnsupportedError(
@@ -58,7 +62,7 @@ class Memory:
 
     def clear(self, *, data: bool = True) -> None:
         """Forget everything; with `data` the buffers are zeroed as well."""
-        self._call("clearing the memory", lambda ptr: int(lib.llc_memory_clear(ptr, data)))
+        self._call("clearing the memory", lambda ptr: int(lib.llc_memory_clear(ptr, bool(data))))
 
     def seq_rm(self, seq_id: int, p0: int = -1, p1: int = -1) -> bool:
         """Remove positions [p0, p1) of a sequence, or of every sequence when `seq_id` is -1.
@@ -68,6 +72,8 @@ class Memory:
         """
         self._seq(seq_id, any_seq=True)
         self._pos(p0, p1)
+        if seq_id == -1 and p0 <= 0 and p1 < 0:  # recurrent memories take no -1
+            return all([self.seq_rm(seq) for seq in range(self._context.n_seq_max)])  # noqa: C419 (each is to be removed)
         done = ffi.new("bool *")
         self._call(
             f"removing positions {p0} to {p1} of sequence {seq_id}",
@@ -79,18 +85,23 @@ class Memory:
         """Let sequence `dst` share the positions [p0, p1) of sequence `src`.
 
         Raises:
-            UnsupportedError: A part of a sequence was to be copied between separate memories; that needs a context
-                with `kv_unified=True`.
+            UnsupportedError: A part of a sequence was to be copied between separate memories, which needs a context
+                with `kv_unified=True`, or of a recurrent state, which has no parts.
         """
         self._seq(src)
         self._seq(dst)
         self._pos(p0, p1)
-        whole = p0 <= 0 and (p1 < 0 or p1 > self.seq_pos_max(src))
-        if src != dst and not whole and not self._context.kv_unified:
-            raise UnsupportedError(
-                f"copying positions {p0} to {p1} of sequence {src} to {dst}: the sequences have separate memories",
-                hint="copy the whole sequence, or create the context with kv_unified=True",
-            )
+        if p0 <= 0 and (p1 < 0 or p1 > self.seq_pos_max(src)):
+            p0, p1 = -1, -1  # upstream asserts on an end that merely covers all
+        elif src != dst:
+            what = f"copying positions {p0} to {p1} of sequence {src} to {dst}"
+            if self._recurrent:
+                raise UnsupportedError(f"{what}: a recurrent state has no parts", hint="copy the whole sequence")
+            if not self._context.kv_unified:
+                raise UnsupportedError(
+                    f"{what}: the sequences have separate memories",
+                    hint="copy the whole sequence, or create the context with kv_unified=True",
+                )
         self._call(
             f"copying sequence {src} to {dst}", lambda ptr: int(lib.llc_memory_seq_cp(ptr, src, dst, p0, p1))
         )
@@ -98,6 +109,10 @@ class Memory:
     def seq_keep(self, seq_id: int) -> None:
         """Remove every other sequence."""
         self._seq(seq_id)
+        if not self._context.kv_unified:  # upstream looks only at the memory that the sequence is in
+            for other in range(self._context.n_seq_max):
+                if other != seq_id:
+                    self.seq_rm(other)
         self._call(f"keeping sequence {seq_id}", lambda ptr: int(lib.llc_memory_seq_keep(ptr, seq_id)))
 
     def seq_add(self, seq_id: int, p0: int, p1: int, delta: int) -> None:
@@ -109,9 +124,12 @@ class Memory:
         self._seq(seq_id)
         self._pos(p0, p1)
         what = f"moving positions of sequence {seq_id} by {delta}"
-        if abs(delta) > _POS_MAX // 2 or self.seq_pos_max(seq_id) + delta > _POS_MAX // 2:
-            raise OutOfRangeError(what, hint="the new positions would be out of range")
         self._require_shift(what)
+        last = self.seq_pos_max(seq_id)
+        if abs(delta) > _POS_MAX // 2 or last + delta > _POS_MAX // 2:
+            raise OutOfRangeError(what, hint="the new positions would be out of range")
+        if last + delta < 0 <= last and self._recurrent:
+            raise OutOfRangeError(what, hint="a recurrent state cannot move below 0: remove the sequence instead")
         self._call(what, lambda ptr: int(lib.llc_memory_seq_add(ptr, seq_id, p0, p1, delta)))
 
     def seq_div(self, seq_id: int, p0: int, p1: int, divisor: int) -> None:

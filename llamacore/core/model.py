@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Union
 
 from .. import gguf
-from ..errors import InvalidArgumentError, LoadCancelledError, ModelLoadError, ModelNotFoundError, OutOfRangeError
+from ..errors import InvalidArgumentError, LoadCancelledError, ModelLoadError, ModelNotFoundError, UnsupportedError
 from ..params import ContextParams, ModelParams, merge
 from . import _enums, backend, kv_override, log
 from ._handle import SharedHandle
 from ._native import ffi, lib, path_bytes, text
 from ._status import raise_status
+from .metadata import Metadata, read_metadata, read_string
+from .sampler_checks import utf8
+from .splits import all_parts
 from .vocab import Vocab
 
 if TYPE_CHECKING:
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
 
 StrPath = Union[str, "os.PathLike[str]"]
 Progress = Callable[[float], Union[bool, None]]
+_MAX_PATTERN_BYTES = 2048  # the C++ library recurses once for each character of a pattern
 
 
 class _ProgressState:
@@ -46,6 +51,10 @@ def _on_progress(progress: float, user_data: Any) -> bool:
 def _native_params(params: ModelParams) -> tuple[Any, list[Any]]:
     """Fill a `llama_model_params`; the second value must live as long as the model."""
     native = ffi.new("struct llama_model_params *", lib.llama_model_default_params())
+    if params.no_alloc:
+        if params.load_mode not in (None, "none"):
+            raise InvalidArgumentError(f"no_alloc with load_mode={params.load_mode!r}", hint="leave load_mode out")
+        native.load_mode = _enums.value("load_mode", "none")  # upstream asserts on mapping what is not to be allocated
     keep: list[Any] = []
     for name in ("main_gpu", "vocab_only", "check_tensors", "use_extra_bufts", "no_host", "no_alloc", "load_mtp"):
         value = getattr(params, name)
@@ -91,54 +100,24 @@ def _tensor_overrides(overrides: Mapping[str, str], keep: list[Any]) -> Any:
         raise InvalidArgumentError(f"tensor_overrides has {len(overrides)} patterns", hint=f"at most {limit - 1}")
     rows = ffi.new("struct llama_model_tensor_buft_override[]", len(overrides) + 1)
     for row, (pattern, buffer_type) in zip(rows, overrides.items()):
+        raw = utf8("a pattern of tensor_overrides", pattern)
+        if len(raw) > _MAX_PATTERN_BYTES:
+            raise InvalidArgumentError(
+                f"a pattern of tensor_overrides has {len(raw)} bytes", hint=f"give at most {_MAX_PATTERN_BYTES}"
+            )
         if buffer_type not in known:
             raise InvalidArgumentError(
                 f"there is no buffer type {buffer_type!r}", hint="buffer types here: " + ", ".join(known)
             )
         try:
             re.compile(pattern)
-        except re.error as exc:
+        except (re.error, RecursionError, OverflowError) as exc:
             raise InvalidArgumentError(f"tensor_overrides pattern {pattern!r}: {exc}") from exc
-        name = ffi.new("char[]", pattern.encode())
+        name = ffi.new("char[]", raw)
         keep.append(name)
         row.pattern, row.buft = name, known[buffer_type]
     keep.append(rows)
     return rows
-
-
-class Metadata(Mapping[str, str]):
-    """The scalar GGUF metadata of a model or adapter, as upstream's strings; arrays are not included.
-
-    Read once, when it is made: it stays usable after the model is closed.
-    """
-
-    def __init__(self, entries: dict[str, str]) -> None:
-        self._entries = entries
-
-    def __getitem__(self, key: str) -> str:
-        return self._entries[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def __repr__(self) -> str:
-        return f"Metadata({self._entries!r})"
-
-
-def read_string(call: Callable[[Any, int], int]) -> str | None:
-    """Read a string that `call(buffer, size)` writes and whose length it returns, negative when there is none."""
-    size = 256
-    while True:
-        buffer = ffi.new("char[]", size)
-        needed = call(buffer, size)
-        if needed < 0:
-            return None
-        if needed < size:
-            return bytes(ffi.buffer(buffer, needed)).decode("utf-8", "replace")
-        size = needed + 1
 
 
 class Model(SharedHandle):
@@ -148,13 +127,16 @@ class Model(SharedHandle):
     before it returns.
     """
 
-    def __init__(self, ptr: Any, params: ModelParams, paths: tuple[str, ...], keep: tuple[Any, ...]) -> None:
+    def __init__(
+        self, ptr: Any, params: ModelParams, paths: tuple[str, ...], keep: tuple[Any, ...], n_pos_table: int | None
+    ) -> None:
         super().__init__(ptr, lib.llama_model_free, keep=keep)
         self.params = params
         self.paths = paths
         self._vocab_ptr = lib.llama_model_get_vocab(ptr)
-        self.vocab = Vocab(self, self._vocab_ptr)
+        self._vocab: Callable[[], Vocab | None] = lambda: None
         self._metadata: Metadata | None = None
+        self._n_pos_table = n_pos_table  # positions that it has learned embeddings for; None when it computes them
 
     @classmethod
     def load(
@@ -190,12 +172,14 @@ class Model(SharedHandle):
         if not paths:
             raise InvalidArgumentError("there is no file to load", hint="give at least one path")
         what = f"loading {paths[0]}"
-        for item in _all_parts(paths):
+        n_pos_table = None
+        for item in all_parts(paths):
             if not os.path.exists(item):
                 raise ModelNotFoundError(f"{what}: there is no file {item}", hint="check the path")
             if os.path.isdir(item):
                 raise ModelNotFoundError(f"{what}: {item} is a folder", hint="give the path of a .gguf file")
-            gguf.check(item)
+            table = gguf.check(item).tensors.get("position_embd.weight")
+            n_pos_table = n_pos_table if table is None else table.shape[1]
         backend.init()
         native, keep = _native_params(params)
         names = [ffi.new("char[]", path_bytes(item)) for item in paths]
@@ -218,7 +202,16 @@ class Model(SharedHandle):
                 status, what, ModelLoadError, mark=mark, hint="the file may need a newer llama.cpp, or be damaged"
             )
         log.drain()
-        return cls(out[0], params, paths, (native, *keep))
+        return cls(out[0], params, paths, (native, *keep), n_pos_table)
+
+    @property
+    def vocab(self) -> Vocab:
+        """The vocabulary."""
+        vocab = self._vocab()
+        if vocab is None:  # held weakly: a cycle would keep the weights of a dropped model until the collector runs
+            vocab = Vocab(self, self._vocab_ptr)
+            self._vocab = weakref.ref(vocab)
+        return vocab
 
     def context(self, params: ContextParams | None = None, **options: Unpack[ContextOptions]) -> Context:
         """Create a context for this model (upstream: `llama_init_from_model`).
@@ -243,17 +236,28 @@ class Model(SharedHandle):
         """Write the model as one GGUF file (upstream: `llama_model_save_to_file`), made aside and renamed.
 
         Raises:
+            UnsupportedError: It was loaded without weights, or upstream cannot write all of this architecture.
             ModelLoadError: Writing failed.
         """
         target = os.fspath(path)
+        what = f"saving the model to {target}"
+        if self.params.vocab_only or self.params.no_alloc:
+            raise UnsupportedError(f"{what}: it was loaded without its weights", hint="load it with them")
         aside = f"{target}.{os.getpid()}.part"
         ptr = self._enter()
         try:
             mark = log.mark()
             status = lib.llc_model_save(ptr, path_bytes(aside))
+            if status == lib.LLC_ABORTED:
+                raise UnsupportedError(f"{what}: {text(lib.llc_last_error())}", hint="copy the file instead")
             if status != lib.LLC_OK or not os.path.exists(aside):
-                raise_status(status, f"saving the model to {target}", ModelLoadError, mark=mark)
-            os.replace(aside, target)
+                raise_status(status, what, ModelLoadError, mark=mark)
+            if sum(tensor.n_elements for tensor in gguf.read(aside).tensors.values()) != lib.llama_model_n_params(ptr):
+                raise UnsupportedError(f"{what}: llama.cpp left tensors out", hint="copy the file instead")
+            try:
+                os.replace(aside, target)
+            except OSError as exc:
+                raise ModelLoadError(f"{what}: {exc.strerror}", hint="give the path of a file") from exc
         finally:
             self._exit()
             if os.path.exists(aside):
@@ -270,7 +274,13 @@ class Model(SharedHandle):
     def metadata(self) -> Metadata:
         """All scalar metadata of the file, overrides applied."""
         if self._metadata is None:
-            self._metadata = self._query(_read_metadata)
+            self._metadata = self._query(
+                lambda ptr: read_metadata(
+                    int(lib.llama_model_meta_count(ptr)),
+                    lambda i, buf, n: int(lib.llama_model_meta_key_by_index(ptr, i, buf, n)),
+                    lambda i, buf, n: int(lib.llama_model_meta_val_str_by_index(ptr, i, buf, n)),
+                )
+            )
         return self._metadata
 
     @property
@@ -417,46 +427,9 @@ class Model(SharedHandle):
 
     def chat_template(self, name: str | None = None) -> str | None:
         """Return the chat template that the file carries, the default one or the one called `name`."""
-        key = ffi.NULL if name is None else ffi.new("char[]", name.encode())
+        key = ffi.NULL if name is None else ffi.new("char[]", utf8("the name of a chat template", name))
         pointer = self._query(lambda ptr: lib.llama_model_chat_template(ptr, key))
         return None if pointer == ffi.NULL else text(pointer)
 
     def __repr__(self) -> str:
         return f"<Model {self.paths[0]}{' (closed)' if self.closed else ''}>"
-
-
-def _read_metadata(ptr: Any) -> Metadata:
-    entries = {}
-    for i in range(lib.llama_model_meta_count(ptr)):
-        key = read_string(lambda buf, n, i=i: int(lib.llama_model_meta_key_by_index(ptr, i, buf, n)))  # type: ignore[misc]
-        value = read_string(lambda buf, n, i=i: int(lib.llama_model_meta_val_str_by_index(ptr, i, buf, n)))  # type: ignore[misc]
-        if key is not None:
-            entries[key] = value or ""
-    return Metadata(entries)
-
-
-def split_path(prefix: str, split_no: int, split_count: int) -> str:
-    """Return upstream's name of part `split_no` (from 0) of a model split into `split_count` files."""
-    if not 0 <= split_no < split_count:
-        raise OutOfRangeError(f"part {split_no} of {split_count}", hint=f"parts are 0 to {split_count - 1}")
-    return f"{prefix}-{split_no + 1:05d}-of-{split_count:05d}.gguf"
-
-
-def split_prefix(path: StrPath) -> tuple[str, int, int] | None:
-    """Take the name of a split apart: prefix, number from 0 and count; None when it is not upstream's pattern."""
-    import re
-
-    match = re.fullmatch(r"(.*)-(\d{5})-of-(\d{5})\.gguf", os.fspath(path), re.DOTALL)
-    return (match[1], int(match[2]) - 1, int(match[3])) if match else None
-
-
-def _all_parts(paths: tuple[str, ...]) -> list[str]:
-    split = split_prefix(paths[0])
-    if len(paths) > 1 or split is None:
-        return list(paths)
-    prefix, number, count = split
-    if number != 0:
-        raise InvalidArgumentError(
-            f"{paths[0]} is part {number + 1} of {count}", hint=f"load the first part, {split_path(prefix, 0, count)}"
-        )
-    return [split_path(prefix, i, count) for i in range(count)]

@@ -9,10 +9,11 @@ from ..errors import InvalidArgumentError, OutOfRangeError, UnsupportedError
 from . import backend, grammar, sampler_checks
 from ._native import ffi, lib
 from .sampler_candidates import Candidates as Candidates
+from .sampler_chain import SamplerChain
+from .sampler_chain import SamplerInfo as SamplerInfo
+from .sampler_chain import SamplerPerf as SamplerPerf
 from .sampler_checks import probability, real, whole
-from .sampler_handle import Item, SamplerHandle, raise_sampling
-from .sampler_handle import SamplerInfo as SamplerInfo
-from .sampler_handle import SamplerPerf as SamplerPerf
+from .sampler_handle import Item, raise_sampling
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +30,7 @@ DRY_SEQUENCE_BREAKERS = ("\n", ":", '"', "*")
 """What interrupts a repetition for DRY unless told otherwise, as in upstream's tools."""
 
 
-class Sampler(SamplerHandle):
+class Sampler(SamplerChain):
     """A native sampler or a chain of them. Made by the class methods; used by one thread at a time.
 
     A sampler that is given a `model` reads that model's vocabulary, or is made for its size: it is closed with the
@@ -71,9 +72,7 @@ class Sampler(SamplerHandle):
         return cls._make(lib.llama_sampler_init_dist(seed), "dist")
 
     @classmethod
-    def mirostat(
-        cls, model: Model, seed: int = DEFAULT_SEED, tau: float = 5.0, eta: float = 0.1, m: int = 100
-    ) -> Self:
+    def mirostat(cls, model: Model, seed: int = DEFAULT_SEED, tau: float = 5.0, eta: float = 0.1, m: int = 100) -> Self:
         """Choose so that the surprise stays near a target: Mirostat 1.0 (upstream: `llama_sampler_init_mirostat`).
 
         Args:
@@ -276,20 +275,20 @@ class Sampler(SamplerHandle):
         multiplier, base = real("dry_multiplier", dry_multiplier), real("dry_base", dry_base)
         allowed = whole("dry_allowed_length", dry_allowed_length, 0)
         last_n = sampler_checks.window("dry_penalty_last_n", dry_penalty_last_n)
-        breakers = [ffi.new("char[]", raw) for raw in sampler_checks.breakers(seq_breakers)]
-        for breaker in breakers:
-            raw = ffi.string(breaker)
+        texts = sampler_checks.breakers(seq_breakers)
+        if multiplier == 0.0 or base < 1.0 or last_n == 0:
+            texts = []  # switched off: upstream does not read them either
+        if texts and model.vocab.type == "none":
+            raise UnsupportedError("this model has no tokenizer", hint="give no seq_breakers")
+        for raw in texts:
             for start in range(1, len(raw)):  # upstream tokenises these tails, in a call that cannot report a failure
                 model.vocab.tokenize(raw[start:], add_special=False)
-        if breakers and model.vocab.type == "none":
-            raise UnsupportedError("this model has no tokenizer", hint="give no seq_breakers")
+        breakers = [ffi.new("char[]", raw) for raw in texts]
         array = ffi.new("const char *[]", breakers)
         return cls._make_for(
             model,
             "dry",
-            lambda vocab, _: lib.llama_sampler_init_dry(
-                vocab, multiplier, base, allowed, last_n, array, len(breakers)
-            ),
+            lambda vocab, _: lib.llama_sampler_init_dry(vocab, multiplier, base, allowed, last_n, array, len(breakers)),
             window=last_n,
         )
 
@@ -356,8 +355,8 @@ def sample_batch(
         ctx: Context that decoded the batch.
         samplers: The sampler of each row; the same one for rows of one sequence, which then come in order.
         rows: Rows of the batch that were marked as output.
-        out: int32 [len(rows)] to write to, contiguous. It is filled with -1 first: after an error it holds the tokens of
-            the rows that were done, and the first -1 is at the row that failed.
+        out: int32 [len(rows)] to write to, contiguous. It is filled with -1 first: after an error it holds the tokens
+            of the rows that were done, and the first -1 is at the row that failed.
 
     Returns:
         The tokens, int32 [len(rows)]: `out`, or a new array.

@@ -50,14 +50,12 @@ def seed(value: int) -> int:
 
 def window(name: str, value: int) -> int:
     """Return `value` as a number of tokens to look back."""
-    try:
-        return whole(name, value, 0, MAX_WINDOW)
-    except InvalidArgumentError as exc:
-        if isinstance(value, int) and value < 0:
-            raise InvalidArgumentError(
-                f"{name}={value}", hint="0 switches it off; for the whole context give the context's n_ctx"
-            ) from exc
-        raise
+    number = whole(name, value, -(2**31))
+    if not 0 <= number <= MAX_WINDOW:
+        raise InvalidArgumentError(
+            f"{name}={number}", hint=f"give 0 to switch it off, or up to {MAX_WINDOW}; for a whole context its n_ctx"
+        )
+    return number
 
 
 def penalty_repeat(value: float) -> float:

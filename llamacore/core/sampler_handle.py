@@ -1,8 +1,8 @@
-"""What every sampler can do: sample, accept, apply, clone, and be part of a chain. `Sampler` adds the constructors."""
+"""What every sampler can do: sample, accept, apply and copy. `SamplerChain` adds chains, `Sampler` the constructors."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from ..errors import (
     OutputError,
     SamplingError,
 )
-from . import backend, sampler_checks, sampler_candidates
+from . import sampler_candidates, sampler_checks
 from ._handle import Handle
 from ._native import ffi, lib, text
 from ._status import raise_status
@@ -47,34 +47,8 @@ class Item:
     items: list[Item] = field(default_factory=list)
 
     def copy(self) -> Item:
+        """Return an independent copy, for a clone of the sampler."""
         return Item(self.kind, self.model, self.window, [item.copy() for item in self.items])
-
-
-@dataclass(frozen=True)
-class SamplerInfo:
-    """One member of a chain.
-
-    Attributes:
-        name: Upstream's name for it; "?" in front marks one whose parameters switch it off, "+" one that runs on the
-            device.
-        seed: Seed it draws with, None when it has none.
-    """
-
-    name: str
-    seed: int | None
-
-
-@dataclass(frozen=True)
-class SamplerPerf:
-    """Time and count of a chain.
-
-    Attributes:
-        t_sample_ms: Time spent, 0 when the chain was made with `no_perf`.
-        n_sample: Tokens accepted.
-    """
-
-    t_sample_ms: float
-    n_sample: int
 
 
 class SamplerHandle(Handle):
@@ -132,7 +106,7 @@ class SamplerHandle(Handle):
         self._exit()
 
     def _require_unpinned(self) -> None:
-        if any(not ctx.closed for ctx in self._pinned_by):
+        if not all(ctx.closed for ctx in self._pinned_by):
             raise BusyError(
                 "a context runs this sampler in its graph",
                 hint="take it out with ctx.set_sampler(seq_id, None), or close the context",
@@ -174,7 +148,7 @@ class SamplerHandle(Handle):
                 token: int = self._token[0]
                 return token
             except (TypeError, OverflowError) as exc:
-                if isinstance(i, int) and -(2**31) <= i < 2**31:
+                if type(i) is int and -(2**31) <= i < 2**31:
                     raise
                 raise OutOfRangeError(f"row {i!r}", hint="give the number of a row of the last batch") from exc
             finally:
@@ -209,7 +183,7 @@ class SamplerHandle(Handle):
         try:
             status = lib.llc_sampler_apply(ptr, array)
             if status:
-                raise_status(status, f"applying the sampler {self._name(ptr)!r}", SamplingError)
+                raise_status(status, f"applying the sampler {name_of(ptr)!r}", SamplingError)
         finally:
             self._unclaim()
         return sampler_candidates.from_native(buffer, array)
@@ -232,7 +206,7 @@ class SamplerHandle(Handle):
             if is_generated:
                 self._accept(ptr, token)
             else:
-                for member, item in _members(ptr, self._item):
+                for member, item in members(ptr, self._item):
                     if item.kind != "grammar":
                         self._accept(member, token)
         finally:
@@ -247,7 +221,7 @@ class SamplerHandle(Handle):
         history = [sampler_checks.token(token, self._n_vocab) for token in tokens]
         ptr = self._claim()
         try:
-            for member, item in _members(ptr, self._item):
+            for member, item in members(ptr, self._item):
                 for token in history[-item.window :] if item.window else ():
                     self._accept(member, token)
         finally:
@@ -315,16 +289,12 @@ class SamplerHandle(Handle):
         finally:
             self._unclaim()
 
-    @staticmethod
-    def _name(ptr: Any) -> str:
-        return text(lib.llama_sampler_name(ptr))
-
     @property
     def name(self) -> str:
-        """Upstream's name; see `SamplerInfo.name`."""
+        """Upstream's name; "?" in front marks a sampler whose parameters switch it off, "+" one run by the device."""
         ptr = self._enter()
         try:
-            return self._name(ptr)
+            return name_of(ptr)
         finally:
             self._exit()
 
@@ -333,157 +303,7 @@ class SamplerHandle(Handle):
         """Seed in use, of a chain the last one; None when nothing here reports one (dist and mirostat do)."""
         ptr = self._enter()
         try:
-            return _seed(ptr)
-        finally:
-            self._exit()
-
-    # chains
-
-    @classmethod
-    def chain(cls, *samplers: Self, no_perf: bool | None = None) -> Self:
-        """Return a chain that runs the samplers one after another (upstream: `llama_sampler_chain_init`).
-
-        Args:
-            *samplers: Members, moved into the chain: the Python objects given are spent afterwards. The last one
-                usually chooses (greedy, dist, mirostat, adaptive_p).
-            no_perf: Skip the time measurement behind `perf()`; None for upstream's default.
-
-        Raises:
-            InvalidArgumentError: A sampler is given twice, or two of them belong to different models.
-            ClosedError: A sampler is closed or spent; nothing was moved.
-        """
-        backend.init()
-        params = lib.llama_sampler_chain_default_params()
-        if no_perf is not None:
-            params.no_perf = no_perf
-        chain = cls(lib.llama_sampler_chain_init(params), Item("chain"))
-        try:
-            chain.extend(samplers)
-        except BaseException:
-            chain.close()
-            raise
-        return chain
-
-    def add(self, sampler: Self) -> None:
-        """Move a sampler to the end of this chain; the Python object given is spent afterwards.
-
-        Raises:
-            InvalidArgumentError: This is no chain, or the sampler belongs to another model.
-            ClosedError: The sampler is closed or spent.
-        """
-        self.extend([sampler])
-
-    def extend(self, samplers: Sequence[Self]) -> None:
-        """Move several samplers to the end of this chain, all or none; see `add`."""
-        chain = self._enter_chain()
-        entered: list[Self] = []
-        try:
-            self._require_unpinned()
-            pointers = []
-            for sampler in samplers:
-                if not isinstance(sampler, SamplerHandle):
-                    raise InvalidArgumentError(f"{sampler!r} is no sampler")
-                if sampler is self or any(sampler is other for other in entered):
-                    raise InvalidArgumentError("a sampler cannot be added twice", hint="add its clone()")
-                pointers.append(sampler._enter())
-                entered.append(sampler)
-                sampler._require_unpinned()
-            models = {id(s._item.model): s._item.model for s in (self, *entered) if s._item.model is not None}
-            if len(models) > 1:
-                raise InvalidArgumentError(
-                    "the samplers of a chain belong to different models", hint="make them all with the same model"
-                )
-            for model in models.values():
-                self._follow(model)
-            for sampler, ptr in zip(entered, pointers):
-                lib.llama_sampler_chain_add(chain, ptr)
-                self._item.items.append(sampler._item)
-                sampler._become_spent()
-        finally:
-            for sampler in entered:
-                sampler._exit()
-            self._exit()
-
-    def _follow(self, model: Model) -> None:
-        if self._item.model is None:
-            model._enter()
-            try:
-                self._item.model = self._core.parent = model
-                self._bind(model)
-                model._adopt(self)
-            finally:
-                model._exit()
-
-    def remove(self, i: int) -> Self:
-        """Take a member out of this chain and return it as a sampler of its own; -1 for the last one.
-
-        Raises:
-            OutOfRangeError: The chain has no such member.
-        """
-        chain = self._enter_chain()
-        try:
-            self._require_unpinned()
-            index = self._index(i)
-            item = self._item.items.pop(index)
-            return type(self)(lib.llama_sampler_chain_remove(chain, index), item)
-        finally:
-            self._exit()
-
-    def _enter_chain(self) -> Any:
-        ptr = self._enter()
-        if self._item.kind != "chain":
-            self._exit()
-            raise InvalidArgumentError(f"the sampler {self._item.kind} is no chain", hint="use Sampler.chain(...)")
-        return ptr
-
-    def _index(self, i: int) -> int:
-        count = len(self._item.items)
-        if not -count <= i < count:
-            raise OutOfRangeError(f"member {i!r} of a chain of {count}")
-        return i % count
-
-    def __len__(self) -> int:
-        """Number of members of a chain."""
-        self._enter_chain()
-        try:
-            return len(self._item.items)
-        finally:
-            self._exit()
-
-    def __bool__(self) -> bool:
-        return True  # an empty chain is still a sampler
-
-    def __getitem__(self, i: int) -> SamplerInfo:
-        """Describe a member of a chain; `remove(i)` takes it out."""
-        chain = self._enter_chain()
-        try:
-            member = lib.llama_sampler_chain_get(chain, self._index(i))
-            return SamplerInfo(self._name(member), _seed(member))
-        finally:
-            self._exit()
-
-    def __iter__(self) -> Iterator[SamplerInfo]:
-        return iter([self[i] for i in range(len(self))])
-
-    @property
-    def names(self) -> list[str]:
-        """Upstream's names of the members of a chain."""
-        return [info.name for info in self]
-
-    def perf(self) -> SamplerPerf:
-        """Return the time and count of a chain since it was made or since `perf_reset()`."""
-        chain = self._enter_chain()
-        try:
-            data = lib.llama_perf_sampler(chain)
-            return SamplerPerf(float(data.t_sample_ms), int(data.n_sample))
-        finally:
-            self._exit()
-
-    def perf_reset(self) -> None:
-        """Start counting again."""
-        chain = self._enter_chain()
-        try:
-            lib.llama_perf_sampler_reset(chain)
+            return seed_of(ptr)
         finally:
             self._exit()
 
@@ -494,12 +314,12 @@ class SamplerHandle(Handle):
         return f"<{type(self).__name__} {what}{f' ({state})' if state else ''}>"
 
 
-def _members(ptr: Any, item: Item) -> Iterator[tuple[Any, Item]]:
+def members(ptr: Any, item: Item) -> Iterator[tuple[Any, Item]]:
     """Walk a sampler and all chains in it down to the samplers that are no chains."""
     if item.kind != "chain":
         yield ptr, item
     for index, inner in enumerate(item.items):
-        yield from _members(lib.llama_sampler_chain_get(ptr, index), inner)
+        yield from members(lib.llama_sampler_chain_get(ptr, index), inner)
 
 
 def _same_kind(a: Any, of_a: Item, b: Any, of_b: Item) -> bool:
@@ -508,18 +328,24 @@ def _same_kind(a: Any, of_a: Item, b: Any, of_b: Item) -> bool:
         return False
     return all(
         _same_kind(lib.llama_sampler_chain_get(a, i), x, lib.llama_sampler_chain_get(b, i), y)
-        for i, (x, y) in enumerate(zip(of_a.items, of_b.items))
+        for i, (x, y) in enumerate(zip(of_a.items, of_b.items, strict=True))
     )
 
 
 def _forget_pending(ptr: Any, item: Item) -> None:
-    """Make the copy of an adaptive_p forget a choice that was not accepted: upstream does not copy what it points at."""
-    for member, inner in _members(ptr, item):
+    """Make the copy of an adaptive_p forget a choice not yet accepted: upstream does not copy what it points at."""
+    for member, inner in members(ptr, item):
         if inner.kind == "adaptive_p":
             lib.llc_sampler_accept(member, _NO_TOKEN)
 
 
-def _seed(ptr: Any) -> int | None:
+def name_of(ptr: Any) -> str:
+    """Upstream's name of a native sampler."""
+    return text(lib.llama_sampler_name(ptr))
+
+
+def seed_of(ptr: Any) -> int | None:
+    """Seed that a native sampler reports, None when it has none."""
     seed = int(lib.llama_sampler_get_seed(ptr))
     return None if seed == lib.LLAMA_DEFAULT_SEED else seed
 

@@ -88,7 +88,7 @@ class Vocab:
                     f"the text has a lone surrogate at character {exc.start}", hint="decode it properly, or pass bytes"
                 ) from exc
         else:
-            raw = bytes(text)
+            raw = bytes(memoryview(text))  # not bytes(text): that turns a number into as many NUL bytes
         if len(raw) > _INT32_MAX:
             raise InvalidArgumentError(f"the text has {len(raw)} bytes", hint="tokenise it in parts below 2 GiB")
         capacity = len(raw) + 8 if len(raw) < 4096 else len(raw) // 2 + 8
@@ -98,7 +98,7 @@ class Vocab:
             while True:
                 tokens = ffi.new("llama_token[]", capacity)
                 status = lib.llc_tokenize(
-                    self._ptr, raw, len(raw), tokens, capacity, add_special, parse_special, count
+                    self._ptr, raw, len(raw), tokens, capacity, bool(add_special), bool(parse_special), count
                 )
                 if status != lib.LLC_OK:
                     raise_status(status, "tokenising the text", NativeError)
@@ -135,7 +135,7 @@ class Vocab:
             while True:
                 buffer = ffi.new("char[]", capacity)
                 status = lib.llc_detokenize(
-                    self._ptr, native, len(tokens), buffer, capacity, remove_special, unparse_special, count
+                    self._ptr, native, len(tokens), buffer, capacity, bool(remove_special), bool(unparse_special), count
                 )
                 if status != lib.LLC_OK:
                     raise_status(status, "detokenising", NativeError)
@@ -170,7 +170,7 @@ class Vocab:
         try:
             while True:
                 buffer = ffi.new("char[]", capacity)
-                status = lib.llc_token_to_piece(self._ptr, token, buffer, capacity, special, count)
+                status = lib.llc_token_to_piece(self._ptr, token, buffer, capacity, bool(special), count)
                 if status != lib.LLC_OK:
                     raise_status(status, f"reading token {token}", NativeError)
                 if count[0] >= 0:
@@ -180,6 +180,7 @@ class Vocab:
             self._model._exit()
 
     def _ask(self, function: Any, token: int) -> Any:
+        self._require_tokenizer()  # without one there are numbers of tokens, but upstream asserts when asked about them
         token = self._token(token)
         self._model._enter()
         try:

@@ -6,7 +6,7 @@ import os
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import BinaryIO, NoReturn, Union
+from typing import BinaryIO, NoReturn
 
 from ..errors import InvalidModelError, ModelLoadError, ModelNotFoundError
 from .format import (
@@ -21,8 +21,7 @@ from .format import (
     ValueType,
 )
 
-Scalar = Union[bool, int, float, str]
-Value = Union[Scalar, list[bool], list[int], list[float], list[str]]
+Value = bool | int | float | str | list[bool] | list[int] | list[float] | list[str]
 
 _FIRST_READ = 1 << 20
 _MAX_HEADER = 1 << 29  # the largest vocabularies take some 40 MB
@@ -65,6 +64,7 @@ class _Entry:
     element: ValueType | None  # of an array
     count: int
     start: int
+    longest: int  # bytes of the longest string
 
 
 class Metadata(Mapping[str, Value]):
@@ -78,19 +78,10 @@ class Metadata(Mapping[str, Value]):
         entry = self._entries[key]
         kind = entry.type if entry.element is None else entry.element
         if kind is ValueType.STRING:
-            strings = self._strings(entry)
+            strings = [raw.decode("utf-8", "replace") for raw in self.byte_strings(key)]
             return strings if entry.element is not None else strings[0]
         values = struct.unpack_from(f"<{entry.count}{CODES[kind]}", self._header, entry.start)
         return list(values) if entry.element is not None else values[0]
-
-    def _strings(self, entry: _Entry) -> list[str]:
-        header, position, strings = self._header, entry.start, []
-        for _ in range(entry.count):
-            (length,) = _UINT64.unpack_from(header, position)
-            position += 8
-            strings.append(header[position : position + length].decode("utf-8", "replace"))
-            position += length
-        return strings
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
@@ -109,6 +100,27 @@ class Metadata(Mapping[str, Value]):
     def count(self, key: str) -> int:
         """Return the number of elements of an array without decoding it, 1 for any other value."""
         return self._entries[key].count
+
+    def byte_strings(self, key: str) -> list[bytes]:
+        """Return the string, or the array of strings, undecoded."""
+        header, entry, strings = self._header, self._entries[key], []
+        position = entry.start
+        for _ in range(entry.count):
+            (length,) = _UINT64.unpack_from(header, position)
+            position += 8
+            strings.append(header[position : position + length])
+            position += length
+        return strings
+
+    def raw(self, key: str) -> bytes:
+        """Return the bytes of a value that has no strings, little-endian as in the file."""
+        entry = self._entries[key]
+        kind = entry.type if entry.element is None else entry.element
+        return self._header[entry.start : entry.start + entry.count * struct.calcsize(CODES[kind])]
+
+    def longest(self, key: str) -> int:
+        """Return the length in bytes of a string, or of the longest one of an array, without decoding it."""
+        return self._entries[key].longest
 
 
 @dataclass(frozen=True)
@@ -141,6 +153,7 @@ class _Cursor:
         self.path = path
         self.size = size
         self.position = 0
+        self.longest = 0  # string of the last array that was skipped
         self.buffer = file.read(_FIRST_READ)
         self._file = file
 
@@ -187,6 +200,7 @@ class _Cursor:
         """Go past an array of strings, checking that each of them lies in the file."""
         if count > _MAX_STRINGS or count * 8 > self.size - self.position:
             self.fail(f"{what} claims {count} strings")
+        self.longest = 0
         if count < _SCAN_FROM:
             self._walk(count, self.size, what)
             return
@@ -209,6 +223,7 @@ class _Cursor:
             (length,) = _UINT64.unpack_from(self.buffer, self.position)
             if length > self.size - self.position - 8:
                 self.fail(f"string {done} of {what} is {length} bytes long")
+            self.longest = max(self.longest, length)
             self.position += 8 + length
         return count
 
@@ -231,6 +246,7 @@ class _Cursor:
         passed = min(count, (len(links) if links.all() else int(links.argmin())) + 1)
         if int(ends[passed - 1]) > self.size - self.position:
             self.fail(f"the last string of {what} ends after the file")
+        self.longest = max(self.longest, int(words[starts[:passed]].max()))
         self.position += int(ends[passed - 1])
         return passed
 
@@ -250,15 +266,15 @@ def _read_entry(cursor: _Cursor, key: str) -> _Entry:
         cursor.fail(f"{what} has type {number}, which does not exist")
     if element is ValueType.ARRAY:
         cursor.fail(f"{what} is an array of arrays, which llama.cpp does not read")
-    entry = _Entry(kind, element, count, cursor.position)
+    start = cursor.position
     simple = kind if element is None else element
     if simple is ValueType.STRING:
         cursor.skip_strings(count, what)
-    else:
-        size = count * struct.calcsize(CODES[simple])
-        cursor.need(size, what)
-        cursor.position += size
-    return entry
+        return _Entry(kind, element, count, start, cursor.longest)
+    size = count * struct.calcsize(CODES[simple])
+    cursor.need(size, what)
+    cursor.position += size
+    return _Entry(kind, element, count, start, 0)
 
 
 def _read_metadata(cursor: _Cursor, count: int) -> dict[str, _Entry]:
@@ -290,7 +306,7 @@ def _read_tensor(cursor: _Cursor, index: int) -> Tensor:
     row = shape[0] if shape else 1
     tensor = Tensor(name, shape, storage, offset, 0)
     if row % storage.block:
-        cursor.fail(f"{what} has rows of {row} elements, which is no multiple of {storage.block} as {storage.name} needs")
+        cursor.fail(f"{what} has rows of {row} elements, and {storage.name} needs a multiple of {storage.block}")
     nbytes = tensor.n_elements // storage.block * storage.nbytes
     if nbytes > cursor.size:
         cursor.fail(f"{what} of shape {list(shape)} is larger than the file")

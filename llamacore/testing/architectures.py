@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Union
 
 import numpy as np
 
 from ..errors import InvalidArgumentError
 from .weights import Weights
 
-Value = Union[bool, int, float, str, list[bool], list[int], list[float], list[str]]
+Value = bool | int | float | str | list[bool] | list[int] | list[float] | list[str]
 POOLING = {"none": 0, "mean": 1, "cls": 2, "last": 3, "rank": 4}
 
 
@@ -192,7 +191,7 @@ def mamba(weights: Weights, shape: Shape) -> dict[str, Value]:
 
 
 def bert(weights: Weights, shape: Shape) -> dict[str, Value]:
-    """Encoder with pooled embeddings; with pooling "rank" a classifier of `labels`, or a reranker when there is none."""
+    """Encoder with pooled embeddings; with pooling "rank" a classifier of `labels`, or a reranker without."""
     weights.matrix("token_embd.weight", shape.n_embd, shape.n_vocab, std=1.0)
     weights.normal("token_types.weight", shape.n_embd, 2)
     weights.normal("position_embd.weight", shape.n_embd, shape.n_ctx_train)
@@ -202,8 +201,7 @@ def bert(weights: Weights, shape: Shape) -> dict[str, Value]:
         prefix = f"blk.{layer}."
         _attention(weights, prefix, shape)
         for name in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_down", "attn_output_norm", "layer_output_norm"):
-            n_kv = shape.head_dim * shape.n_head_kv
-            weights.normal(f"{prefix}{name}.bias", n_kv if name in ("attn_k", "attn_v") else shape.n_embd)
+            weights.normal(f"{prefix}{name}.bias", shape.n_embd)
         weights.norm(f"{prefix}attn_output_norm.weight", shape.n_embd)
         weights.norm(f"{prefix}layer_output_norm.weight", shape.n_embd)
         weights.matrix(f"{prefix}ffn_up.weight", shape.n_embd, shape.n_ff)

@@ -135,13 +135,13 @@ def tiny_model(
         n_layer: Layers; t5 has as many in each half.
         n_embd: Embedding size.
         n_head: Attention heads.
-        n_head_kv: Key and value heads; None is 2 where the architecture may have fewer than query heads, else n_head.
+        n_head_kv: Key and value heads; None is 2 where there may be fewer of them than query heads, else n_head.
         n_ff: Inner size of the feed-forward block (of each expert).
         n_vocab: Vocabulary size; None is the smallest natural one of the kind.
         n_ctx_train: Context length stated in the file.
         seed: Of the weights.
-        vocab: bpe (byte-level, with ChatML, fill-in-the-middle, thinking and tool tokens), spm, wpm or ugm; None is what
-            the architecture usually has.
+        vocab: bpe (byte-level, with ChatML, fill-in-the-middle, thinking and tool tokens), spm, wpm or ugm; None is
+            what the architecture usually has.
         dtype: Storage of the matrices: f32, f16, q8_0 or q4_0.
         chat_template: `tokenizer.chat_template`, None for a model without.
         tied: Use the token embeddings as output matrix (not bert); the default is False.

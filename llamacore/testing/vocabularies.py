@@ -14,11 +14,12 @@ from ..errors import InvalidArgumentError
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6  # enum llama_token_type
 
-WORDS = (
-    "the of and to in is you that it he was for on are with as his they be at one have this from or had by hot word but "
-    "what some we can out other were all there when up use your how said an each she which do their time if will way "
-    "about many then them write would like so these her long make thing see him two has look more day could go come"
-).split()
+_TEXT = """
+    the of and to in is you that it he was for on are with as his they be at one have this from or had by hot word but
+    what some we can out other were all there when up use your how said an each she which do their time if will way
+    about many then them write would like so these her long make thing see him two has look more day could go come
+"""
+WORDS = _TEXT.split()
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -139,7 +140,7 @@ def bpe(n_vocab: int | None) -> Vocabulary:
 
 
 def spm(n_vocab: int | None) -> Vocabulary:
-    """SentencePiece BPE with byte fallback, `<unk>`, `<s>`, `</s>` and the tokens of :func:`bpe`; at least 367 tokens."""
+    """SentencePiece BPE with byte fallback, `<unk>`, `<s>`, `</s>` and the tokens of `bpe`; at least 367 tokens."""
     space = "\u2581"
     first = ["<unk>", "<s>", "</s>"]
     by = [f"<0x{byte:02X}>" for byte in range(256)]

@@ -192,6 +192,44 @@ LLC_API enum llc_status llc_sampler_reset(struct llama_sampler * sampler);
 LLC_API enum llc_status llc_sampler_clone(const struct llama_sampler * sampler, struct llama_sampler ** clone);
 LLC_API enum llc_status llc_set_sampler(struct llama_context * ctx, llama_seq_id seq, struct llama_sampler * chain, bool * on_backend);
 
+/* inner values: next-n embeddings, layer inputs, what a sampler in the graph computed */
+
+LLC_API enum llc_status llc_set_embeddings_nextn(struct llama_context * ctx, bool enabled, bool masked);
+LLC_API enum llc_status llc_embeddings_nextn(struct llama_context * ctx, int32_t i, float ** row);
+LLC_API enum llc_status llc_set_nextn_layer_offset(struct llama_context * ctx, int32_t offset);
+LLC_API enum llc_status llc_set_embeddings_layer_inp(struct llama_context * ctx, int32_t layer, bool enabled);
+LLC_API enum llc_status llc_embeddings_layer_inp(struct llama_context * ctx, int32_t layer, float ** rows);
+
+struct llc_sampled {
+    llama_token         token;      /* LLAMA_TOKEN_NULL when none was chosen */
+    uint32_t            n;          /* length of the arrays; each is NULL when it was not computed */
+    const llama_token * candidates;
+    const float *       logits;
+    const float *       probs;
+};
+LLC_API enum llc_status llc_sampled(struct llama_context * ctx, int32_t i, struct llc_sampled * result);
+
+/* capture of named graph tensors, for llama_context_params.cb_eval; native code only */
+
+struct llc_capture;
+
+struct llc_captured {
+    const char *  name;
+    const float * data;   /* valid until the capture is begun, cleared or freed */
+    int64_t       shape[4]; /* as ggml has it: innermost first */
+};
+
+LLC_API enum llc_status llc_capture_new(
+        const char ** names, size_t n_names, const char ** prefixes, size_t n_prefixes, size_t max_bytes,
+        struct llc_capture ** capture);
+LLC_API void   llc_capture_free(struct llc_capture * capture);
+LLC_API void   llc_capture_begin(struct llc_capture * capture); /* forgets the decode before */
+LLC_API size_t llc_capture_count(const struct llc_capture * capture);
+LLC_API bool   llc_capture_get(const struct llc_capture * capture, size_t index, struct llc_captured * result);
+/* what stopped the capture (too large, a type that is no number), or an empty string */
+LLC_API const char * llc_capture_error(const struct llc_capture * capture);
+LLC_API bool   llc_capture_callback(struct ggml_tensor * tensor, bool ask, void * capture);
+
 /* grammar */
 
 /* GBNF checked with its error in llc_last_error(); lazy when n_patterns or n_tokens is not 0 */
@@ -200,6 +238,52 @@ LLC_API enum llc_status llc_sampler_grammar(
         const char ** patterns, size_t n_patterns, const llama_token * tokens, size_t n_tokens,
         struct llama_sampler ** sampler);
 LLC_API enum llc_status llc_json_schema_to_gbnf(const char * json_schema, char ** gbnf);
+
+/* multimodal */
+
+struct mtmd_bitmap;
+struct mtmd_context;
+struct mtmd_context_params;
+struct mtmd_helper_video;
+struct mtmd_helper_video_init_params;
+struct mtmd_input_chunk;
+struct mtmd_input_chunks;
+struct mtmd_input_part;
+
+LLC_API enum llc_status llc_mtmd_load(
+        const char * path, const struct llama_model * model, const struct mtmd_context_params * params,
+        struct mtmd_context ** mtmd);
+LLC_API enum llc_status llc_mtmd_caps(const char * path, bool * vision, bool * audio);
+
+LLC_API enum llc_status llc_mtmd_bitmap_image(
+        uint32_t width, uint32_t height, const uint8_t * rgb, const char * id, bool mergeable,
+        struct mtmd_bitmap ** bitmap);
+LLC_API enum llc_status llc_mtmd_bitmap_audio(
+        size_t n_samples, const float * samples, const char * id, struct mtmd_bitmap ** bitmap);
+/* an image or audio file in memory; ffmpeg_dir as for upstream's video parameters, it is used for WebP images */
+LLC_API enum llc_status llc_mtmd_bitmap_read(
+        const struct mtmd_context * mtmd, const uint8_t * data, size_t size, bool placeholder, const char * ffmpeg_dir,
+        struct mtmd_bitmap ** bitmap);
+
+LLC_API enum llc_status llc_mtmd_tokenize(
+        const struct mtmd_context * mtmd, const struct mtmd_input_part ** parts, size_t n_parts, bool add_special,
+        struct mtmd_input_chunks ** chunks);
+/* encodes media chunks, as many at a time as upstream batches; embd has room for all of their rows, in their order */
+LLC_API enum llc_status llc_mtmd_encode(
+        struct mtmd_context * mtmd, const struct mtmd_input_chunk ** chunks, size_t n_chunks, size_t n_embd,
+        float * embd);
+/* the caller has checked every number; embd is null for text; *code is llama_process's return value */
+LLC_API enum llc_status llc_mtmd_decode(
+        struct mtmd_context * mtmd, struct llama_context * ctx, const struct mtmd_input_chunk * chunk,
+        const float * embd, llama_pos n_past, llama_seq_id seq, int32_t n_batch, bool logits_last,
+        llama_pos * new_n_past, int32_t * code);
+
+/* of a file, or of bytes when path is null */
+LLC_API enum llc_status llc_mtmd_video_open(
+        const struct mtmd_context * mtmd, const char * path, const uint8_t * data, size_t size,
+        const struct mtmd_helper_video_init_params * params, struct mtmd_helper_video ** video);
+/* the next frame or text; both null at the end; text is freed with llc_string_free() */
+LLC_API enum llc_status llc_mtmd_video_next(struct mtmd_helper_video * video, struct mtmd_bitmap ** bitmap, char ** text);
 
 /* cdef: end */
 

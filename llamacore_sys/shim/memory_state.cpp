@@ -1,5 +1,7 @@
 #include "guard.h"
 
+#include "llama-context.h"
+
 using llc::guarded;
 
 namespace {
@@ -42,6 +44,13 @@ enum llc_status llc_memory_seq_div(struct llama_context * ctx, llama_seq_id seq,
     return with_memory(ctx, [&](llama_memory_t memory) { llama_memory_seq_div(memory, seq, p0, p1, divisor); });
 }
 
+// Moved positions and copies between streams are carried out by the next decode; upstream would save the old data under
+// the new positions.
+static void apply_pending(struct llama_context * ctx) {
+    ctx->memory_update(false);
+    ctx->synchronize();
+}
+
 enum llc_status llc_state_size(struct llama_context * ctx, llama_seq_id seq, uint32_t flags, size_t * size) {
     *size = 0;
     return guarded([&] {
@@ -54,6 +63,7 @@ enum llc_status llc_state_get(
         struct llama_context * ctx, llama_seq_id seq, uint32_t flags, uint8_t * data, size_t capacity, size_t * written) {
     *written = 0;
     return guarded([&] {
+        apply_pending(ctx);
         *written = seq < 0 ? llama_state_get_data(ctx, data, capacity)
                            : llama_state_seq_get_data_ext(ctx, data, capacity, seq, flags);
         return *written > 0 ? LLC_OK : LLC_FAILED;
@@ -73,6 +83,7 @@ enum llc_status llc_state_set(
 enum llc_status llc_state_save_file(
         struct llama_context * ctx, llama_seq_id seq, const char * path, const llama_token * tokens, size_t n_tokens) {
     return guarded([&] {
+        apply_pending(ctx);
         const bool done = seq < 0 ? llama_state_save_file(ctx, path, tokens, n_tokens)
                                   : llama_state_seq_save_file(ctx, path, seq, tokens, n_tokens) > 0;
         return done ? LLC_OK : LLC_FAILED;

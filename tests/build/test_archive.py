@@ -7,6 +7,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+
 from build_support.archive import extract_subtree
 from build_support.errors import BuildError
 
@@ -69,7 +70,9 @@ def test_unsafe_members_are_refused(tmp_path: Path, bad: tarfile.TarInfo):
 
 
 def test_an_absolute_member_is_never_part_of_the_subtree(tmp_path: Path):
-    archive = make_archive(tmp_path / "a.tar.gz", member(f"/{tmp_path.as_posix().strip('/')}/escape"), member("top/file"))
+    archive = make_archive(
+        tmp_path / "a.tar.gz", member(f"/{tmp_path.as_posix().strip('/')}/escape"), member("top/file")
+    )
     extract_subtree(archive, "top", tmp_path / "out")
     assert not (tmp_path / "escape").exists()
 

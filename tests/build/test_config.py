@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import pytest
+
 from build_support.config import BuildConfig
 from build_support.errors import BuildError
 
 
-@pytest.mark.parametrize(
-    ("profile", "native", "loadable"), [("native", "ON", "OFF"), ("portable", "OFF", "ON")]
-)
+@pytest.mark.parametrize(("profile", "native", "loadable"), [("native", "ON", "OFF"), ("portable", "OFF", "ON")])
 def test_the_profile_sets_the_cpu(profile: str, native: str, loadable: str):
     options = BuildConfig(profile=profile).cmake_options()
     assert options["GGML_NATIVE"] == native
@@ -59,7 +58,14 @@ def test_pip_builds_what_the_environment_says():
         "LLAMACORE_BUILD_SOURCE": "/src",
     }
     config = BuildConfig.from_environment(environ)
-    assert (config.profile, config.backends, config.jobs, config.cuda_arch, config.allow_unpinned, str(config.source)) == (
+    assert (
+        config.profile,
+        config.backends,
+        config.jobs,
+        config.cuda_arch,
+        config.allow_unpinned,
+        str(config.source),
+    ) == (
         "portable",
         ("cpu", "cuda", "rpc"),
         3,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from build_support.errors import BuildError
 from build_support.pin import read_pin
 
@@ -41,5 +42,5 @@ def test_a_malformed_pin_is_refused(tmp_path: Path, old: str, new: str, message:
 
 
 def test_a_missing_pin_is_named(tmp_path: Path):
-    with pytest.raises(BuildError, match="restore .*UPSTREAM"):
+    with pytest.raises(BuildError, match=r"restore .*UPSTREAM"):
         read_pin(tmp_path / "UPSTREAM")

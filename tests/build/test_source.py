@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from build_support.cache import cache_dir
 from build_support.errors import BuildError
 from build_support.pin import Pin
@@ -35,7 +36,9 @@ def leftovers(cache: Path) -> list[str]:
     return [path.name for path in cache.iterdir() if path.name.startswith(("unpack-", "download-"))]
 
 
-def test_it_is_downloaded_verified_and_unpacked(sdist: Pin, local_index: Path, cache: Path, console: Console, said: Said):
+def test_it_is_downloaded_verified_and_unpacked(
+    sdist: Pin, local_index: Path, cache: Path, console: Console, said: Said
+):
     assert needs_download(sdist, cache)
     source = pinned_source(sdist, console, cache)
     assert (source.version, source.commit) == ("9.8.7", "abcdef123")
@@ -67,7 +70,9 @@ def test_a_damaged_tree_is_unpacked_again(sdist: Pin, cached: Path, cache: Path,
     assert not (cached / "src" / "more.cpp").exists()
 
 
-def test_a_damaged_archive_is_downloaded_again(sdist: Pin, local_index: Path, cache: Path, console: Console, said: Said):
+def test_a_damaged_archive_is_downloaded_again(
+    sdist: Pin, local_index: Path, cache: Path, console: Console, said: Said
+):
     tree = pinned_source(sdist, console, cache).path
     shutil.rmtree(tree)
     archive = cache / "tiny_source-1.2.tar.gz"

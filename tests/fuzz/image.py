@@ -12,7 +12,17 @@ from dataclasses import dataclass, field
 SIMPLE = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "B", 10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
 # block and bytes of the tensor types that mutants are made with
-STORAGE = {0: (1, 4), 1: (1, 2), 2: (32, 18), 8: (32, 34), 12: (256, 144), 24: (1, 1), 26: (1, 4), 28: (1, 8), 30: (1, 2)}
+STORAGE = {
+    0: (1, 4),
+    1: (1, 2),
+    24: (1, 1),
+    26: (1, 4),
+    28: (1, 8),
+    30: (1, 2),
+    2: (32, 18),
+    8: (32, 34),
+    12: (256, 144),
+}
 
 
 @dataclass
@@ -71,7 +81,7 @@ class Image:
         image = cls(pairs, rows, version=version)
         start = -(-at // image.alignment) * image.alignment
         ends = [row.offset for row in rows[1:]] + [len(raw) - start]
-        for row, end in zip(rows, ends):
+        for row, end in zip(rows, ends, strict=True):
             row.data = raw[start + row.offset : start + end]
         return image
 

@@ -17,7 +17,7 @@ NUMBERS = (
 FLOATS = (0.0, -0.0, 1.0, -1.0, 1e-45, 1e-5, 0.5, 1e9, 3.4e38, -3.4e38, float("inf"), float("-inf"), float("nan"))
 STRINGS = (
     *(b"", b"\0", b" ", b"a", b"\xff\xfe", b"\xc0\x80", b"%s%n%d", b"{{", b"\xf0\x9f\x98", b"x" * 1000, b"y" * 70000),
-    *("none linear yarn longrope unspecified".encode().split()),
+    *(b"none", b"linear", b"yarn", b"longrope", b"unspecified"),
 )
 
 
@@ -55,7 +55,9 @@ def change_value(image: Image, rng: random.Random) -> None:
     pairs = [pair for pair in image.pairs if pair.kind != ARRAY]
     own = [pair for pair in pairs if pair.key.startswith(image.arch + b".")]
     pair = rng.choice(own if own and rng.random() < 0.7 else pairs)
-    near = struct.unpack("<" + SIMPLE[pair.kind], pair.payload)[0] if pair.kind in SIMPLE else 0
+    size = struct.calcsize(SIMPLE.get(pair.kind, "0s"))
+    # an earlier change may have left bytes of another type
+    near = struct.unpack("<" + SIMPLE[pair.kind], pair.payload)[0] if 0 < size == len(pair.payload) else 0
     pair.payload = scalar(pair.kind, _value(rng, pair.kind, near))
 
 
@@ -115,7 +117,10 @@ def change_array(image: Image, rng: random.Random) -> None:
     if not arrays:
         return change_value(image, rng)
     pair = rng.choice(arrays)
-    element, values = array_values(pair.payload)
+    try:
+        element, values = array_values(pair.payload)
+    except struct.error:  # damaged by an earlier change
+        return change_value(image, rng)
     pick = rng.randrange(7)
     if pick == 0:
         values = values[: rng.choice((0, 1, len(values) // 2, max(0, len(values) - 1)))]

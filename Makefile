@@ -1,0 +1,31 @@
+# One command per chore; `make` alone lists them. They use the Python of the active environment.
+PYTHON ?= python
+ARGS ?=
+
+.PHONY: help build test check docs bench demo clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## build what has changed, into llamacore_sys/
+	$(PYTHON) build_lib.py build $(ARGS)
+
+test: ## run the tests; ARGS="tests/core -k sampler" for some
+	$(PYTHON) -m pytest $(ARGS)
+
+check: ## ruff and mypy
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m mypy
+
+docs: ## build the site into site/
+	$(PYTHON) -m mkdocs build --strict
+
+bench: ## run the benchmarks
+	$(PYTHON) benchmarks/generate.py $(ARGS)
+
+demo: ## train the demo model anew
+	$(PYTHON) -m tools.train_demo --work build/demo $(ARGS)
+
+clean: ## remove everything built; the downloaded source stays
+	$(PYTHON) build_lib.py clean
+	rm -rf site dist *.egg-info

@@ -1,0 +1,373 @@
+"""How tokens are chosen, in upstream's terms: `SamplingParams` and the sampler chain that it stands for."""
+
+from __future__ import annotations
+
+import re
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+from .core import sampler_checks
+from .core.grammar import Schema, json_schema_to_gbnf
+from .core.sampler import DEFAULT_SEED, DRY_SEQUENCE_BREAKERS, Sampler
+from .core.sampler_checks import probability, real, whole
+from .errors import InvalidArgumentError
+from .params import merge
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .core.model import Model
+
+DEFAULT_SAMPLERS = ("penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature")
+"""Order of the samplers unless told otherwise."""
+
+SAMPLER_CHARS: Mapping[str, str] = {
+    "d": "dry",
+    "k": "top_k",
+    "y": "typ_p",
+    "p": "top_p",
+    "s": "top_n_sigma",
+    "m": "min_p",
+    "t": "temperature",
+    "x": "xtc",
+    "i": "infill",
+    "e": "penalties",
+    "a": "adaptive_p",
+}
+"""The letters of upstream's `--sampling-seq`."""
+
+_ALIASES = {"nucleus": "top_p", "temp": "temperature", "typ": "typ_p", "typical": "typ_p"}
+_REGEX_SPECIAL = re.compile(r"[.^$|()*+?\[\]{}\\]")
+_eog_tokens: weakref.WeakKeyDictionary[Model, tuple[int, ...]] = weakref.WeakKeyDictionary()
+
+
+def sampler_name(name: str) -> str:
+    """Return upstream's name of a sampler from one of the spellings that upstream takes ("top-k", "topk", "nucleus").
+
+    Raises:
+        InvalidArgumentError: There is no such sampler; the message lists them.
+    """
+    plain = str(name).lower().replace("-", "_")
+    for known in SAMPLER_CHARS.values():
+        if plain in (known, known.replace("_", "")):
+            return known
+    if plain in _ALIASES:
+        return _ALIASES[plain]
+    raise InvalidArgumentError(
+        f"there is no sampler {name!r}", hint="use some of: " + ", ".join(SAMPLER_CHARS.values())
+    )
+
+
+@dataclass(frozen=True)
+class GrammarTrigger:
+    """What starts a lazy grammar (upstream: `common_grammar_trigger`).
+
+    Attributes:
+        type: "word": a text that is written. "pattern": a regular expression (ECMAScript) that is found in the text,
+            the grammar applies from its first group that matched. "pattern_full": one that all of the text matches.
+            "token": a token.
+        value: The text, the expression, or the token.
+    """
+
+    type: Literal["word", "pattern", "pattern_full", "token"]
+    value: str | int
+
+    def __post_init__(self) -> None:
+        if self.type not in ("word", "pattern", "pattern_full", "token"):
+            raise InvalidArgumentError(
+                f"a grammar trigger of type {self.type!r}", hint="use word, pattern, pattern_full or token"
+            )
+        if isinstance(self.value, int if self.type == "token" else str) and self.value != "":
+            return
+        wanted = "a token" if self.type == "token" else "a text"
+        raise InvalidArgumentError(f"a grammar trigger of type {self.type} with {self.value!r}", hint=f"give {wanted}")
+
+    @property
+    def pattern(self) -> str:
+        """The trigger as a regular expression."""
+        text = str(self.value)
+        if self.type == "word":
+            return _REGEX_SPECIAL.sub(r"\\\g<0>", text)
+        if self.type == "pattern_full":
+            return ("" if text.startswith("^") else "^") + text + ("" if text.endswith("$") else "$")
+        return text
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How tokens are chosen (upstream: `common_params_sampling`, with its defaults).
+
+    Attributes:
+        seed: Seed of 32 bits; None for a random one.
+        temperature: Divides the logits; 0 or less chooses the most likely token.
+        top_k: Keep this many of the most likely tokens; 0 or less for all.
+        top_p: Keep the most likely tokens that together reach this probability; 1 for all.
+        min_p: Keep tokens at least this many times as likely as the most likely one; 0 for all.
+        typ_p: Keep tokens of typical surprise that together reach this probability; 1 for all.
+        top_n_sigma: Keep logits within this many standard deviations of the highest; 0 or less for all.
+        min_keep: Tokens that the samplers above leave at least.
+        xtc_probability: Probability of dropping all likely tokens but the least likely of them.
+        xtc_threshold: Probability from which a token counts as likely for that; above 0.5 switches it off.
+        dynatemp_range: How far the temperature follows the entropy down and up; 0 switches it off.
+        dynatemp_exponent: How the entropy maps to that range.
+        penalty_last_n: Tokens to look back for the penalties; 0 switches them off.
+        penalty_repeat: Repeated tokens become less likely by this factor; 1 for none.
+        penalty_freq: Taken off the logit for each time a token occurred.
+        penalty_present: Taken off the logit once when a token occurred.
+        dry_multiplier: Strength of the DRY penalty on continued repetitions; 0 switches it off.
+        dry_base: Its growth with the length of the repetition.
+        dry_allowed_length: Repetitions up to this length go unpunished.
+        dry_penalty_last_n: Tokens to look back for DRY; 0 switches it off.
+        dry_sequence_breakers: Strings that interrupt a repetition.
+        adaptive_target: Probability that chosen tokens stay near, when `samplers` has "adaptive_p"; negative for none.
+        adaptive_decay: Weight of the past for that, 0 to 0.99.
+        mirostat: 1 or 2 for Mirostat instead of the samplers above; 0 for none.
+        mirostat_tau: Its target surprise.
+        mirostat_eta: Its learning rate.
+        samplers: Names of the samplers in their order.
+        logit_bias: Added to the logits of tokens; minus infinity forbids a token.
+        ignore_eos: Forbid every token that ends the text.
+        grammar: GBNF grammar that the text must follow, from its rule `root`.
+        grammar_lazy: Let the grammar wait for a trigger.
+        grammar_triggers: What it waits for.
+        json_schema: JSON schema that the text must follow, instead of a grammar.
+        no_perf: Skip the time measurement behind `Sampler.perf`.
+    """
+
+    seed: int | None = None
+    temperature: float = 0.8
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.05
+    typ_p: float = 1.0
+    top_n_sigma: float = -1.0
+    min_keep: int = 0
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    dynatemp_range: float = 0.0
+    dynatemp_exponent: float = 1.0
+    penalty_last_n: int = 64
+    penalty_repeat: float = 1.0
+    penalty_freq: float = 0.0
+    penalty_present: float = 0.0
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = 64
+    dry_sequence_breakers: Sequence[str] = DRY_SEQUENCE_BREAKERS
+    adaptive_target: float = -1.0
+    adaptive_decay: float = 0.9
+    mirostat: int = 0
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
+    samplers: Sequence[str] = DEFAULT_SAMPLERS
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    ignore_eos: bool = False
+    grammar: str | None = None
+    grammar_lazy: bool = False
+    grammar_triggers: Sequence[GrammarTrigger] = ()
+    json_schema: Schema | None = None
+    no_perf: bool = False
+
+    def __post_init__(self) -> None:
+        if self.seed is not None:
+            sampler_checks.seed(self.seed)
+        for name in ("temperature", "top_n_sigma", "dynatemp_exponent", "penalty_freq", "penalty_present"):
+            real(name, getattr(self, name))
+        for name in ("dynatemp_range", "mirostat_tau", "mirostat_eta"):
+            real(name, getattr(self, name), 0.0)
+        for name in ("top_p", "min_p", "typ_p", "xtc_probability", "xtc_threshold"):
+            probability(name, getattr(self, name))
+        for name in ("dry_multiplier", "dry_base"):
+            real(name, getattr(self, name))
+        for name in ("penalty_last_n", "dry_penalty_last_n"):
+            sampler_checks.window(name, getattr(self, name))
+        sampler_checks.penalty_repeat(self.penalty_repeat)
+        whole("top_k", self.top_k, -(2**31))
+        whole("min_keep", self.min_keep, 0)
+        whole("dry_allowed_length", self.dry_allowed_length, 0)
+        real("adaptive_target", self.adaptive_target, -1.0, 1.0)
+        real("adaptive_decay", self.adaptive_decay, 0.0, 0.99)
+        whole("mirostat", self.mirostat, 0, 2)
+        sampler_checks.breakers(self.dry_sequence_breakers)
+        sampler_checks.logit_bias(self.logit_bias.items(), None)
+        if isinstance(self.samplers, str):
+            raise InvalidArgumentError("samplers is one string", hint="give a list of names, such as DEFAULT_SAMPLERS")
+        object.__setattr__(self, "samplers", tuple(sampler_name(name) for name in self.samplers))
+        if self.grammar is not None and self.json_schema is not None:
+            raise InvalidArgumentError("there is both a grammar and a json_schema", hint="give one of them")
+        if self.grammar_lazy and not self.grammar_triggers:
+            raise InvalidArgumentError("a lazy grammar without grammar_triggers would never apply")
+        if self.grammar_triggers and not self.grammar_lazy:
+            raise InvalidArgumentError("grammar_triggers are for a lazy grammar", hint="set grammar_lazy=True as well")
+        if self.grammar_lazy and self.grammar is None and self.json_schema is None:
+            raise InvalidArgumentError("grammar_lazy without a grammar", hint="give grammar or json_schema as well")
+
+    @classmethod
+    def for_model(cls, model: Model, **options: Unpack[SamplingOptions]) -> SamplingParams:
+        """Return the parameters that a model file recommends (`general.sampling.*`), with `options` put over them.
+
+        Upstream's tools start from these.
+
+        Raises:
+            InvalidArgumentError: An option does not exist or is out of range, or the file recommends what is.
+        """
+        advice: dict[str, Any] = {}
+        for key, name, kind in _RECOMMENDED:
+            value = model.metadata.get(f"general.sampling.{key}")
+            if value:
+                try:
+                    advice[name] = kind(value)
+                except ValueError:
+                    continue  # as upstream does
+        sequence = model.metadata.get("general.sampling.sequence")
+        if sequence:
+            advice["samplers"] = tuple(name for name in sequence.split(";") if name)
+        return merge(cls(), {**advice, **options})
+
+    def chain(self, model: Model) -> Sampler:
+        """Build the sampler chain, as upstream's `common_sampler_init` does for these parameters.
+
+        A grammar stands first in the chain. Upstream keeps it outside: it samples without it, and once more with it
+        when the token does not fit. At temperature 0 the tokens are the same. Above it both allow the same texts, but
+        upstream's has every fitting token keep its probability from before the grammar, and it draws twice.
+
+        Args:
+            model: Model whose tokens are sampled; the chain is closed with it.
+
+        Returns:
+            A chain; the caller closes it, or drops it. Show it the prompt with `Sampler.accept_prompt`.
+
+        Raises:
+            GrammarError: The grammar or the schema cannot be used.
+            OutOfRangeError: `logit_bias` has a token that the model does not have.
+        """
+        made: list[Sampler] = []
+        try:
+            made += self._constraints(model)
+            made += self._mirostat(model) if self.mirostat else self._selection(model)
+            return Sampler.chain(*made, no_perf=self.no_perf)
+        except BaseException:
+            for sampler in made:
+                sampler.close()
+            raise
+
+    def _constraints(self, model: Model) -> list[Sampler]:
+        made = []
+        grammar = self.grammar if self.json_schema is None else json_schema_to_gbnf(self.json_schema)
+        if grammar is not None:
+            made.append(
+                Sampler.grammar(
+                    model,
+                    grammar,
+                    trigger_patterns=[t.pattern for t in self.grammar_triggers if t.type != "token"],
+                    trigger_tokens=[int(t.value) for t in self.grammar_triggers if t.type == "token"],
+                )
+            )
+        bias = dict(self.logit_bias)
+        forbidden = [*model.vocab.suppress_tokens, *(eog_tokens(model) if self.ignore_eos else ())]
+        bias.update((token, float("-inf")) for token in forbidden)
+        if bias:
+            made.append(Sampler.logit_bias(model, bias))
+        return made
+
+    def _mirostat(self, model: Model) -> list[Sampler]:
+        seed = DEFAULT_SEED if self.seed is None else self.seed
+        tau, eta = self.mirostat_tau, self.mirostat_eta
+        last = Sampler.mirostat(model, seed, tau, eta) if self.mirostat == 1 else Sampler.mirostat_v2(seed, tau, eta)
+        return [Sampler.temp(self.temperature), last]
+
+    def _selection(self, model: Model) -> list[Sampler]:
+        seed = DEFAULT_SEED if self.seed is None else self.seed
+        makers = {
+            "penalties": lambda: Sampler.penalties(
+                model, self.penalty_last_n, self.penalty_repeat, self.penalty_freq, self.penalty_present
+            ),
+            "dry": lambda: Sampler.dry(
+                model,
+                self.dry_multiplier,
+                self.dry_base,
+                self.dry_allowed_length,
+                self.dry_penalty_last_n,
+                self.dry_sequence_breakers,
+            ),
+            "top_n_sigma": lambda: Sampler.top_n_sigma(self.top_n_sigma),
+            "top_k": lambda: Sampler.top_k(self.top_k),
+            "typ_p": lambda: Sampler.typical(self.typ_p, self.min_keep),
+            "top_p": lambda: Sampler.top_p(self.top_p, self.min_keep),
+            "min_p": lambda: Sampler.min_p(self.min_p, self.min_keep),
+            "xtc": lambda: Sampler.xtc(self.xtc_probability, self.xtc_threshold, self.min_keep, seed),
+            "temperature": lambda: Sampler.temp_ext(self.temperature, self.dynatemp_range, self.dynatemp_exponent),
+            "infill": lambda: Sampler.infill(model),
+        }
+        made = [makers[name]() for name in self.samplers if name != "adaptive_p"]
+        if "adaptive_p" in self.samplers:  # it chooses, so it stands last whatever the order says
+            made.append(Sampler.adaptive_p(self.adaptive_target, self.adaptive_decay, seed))
+        else:
+            made.append(Sampler.dist(seed))
+        return made
+
+
+class SamplingOptions(TypedDict, total=False):
+    """The fields of `SamplingParams` as keyword arguments."""
+
+    seed: int | None
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    typ_p: float
+    top_n_sigma: float
+    min_keep: int
+    xtc_probability: float
+    xtc_threshold: float
+    dynatemp_range: float
+    dynatemp_exponent: float
+    penalty_last_n: int
+    penalty_repeat: float
+    penalty_freq: float
+    penalty_present: float
+    dry_multiplier: float
+    dry_base: float
+    dry_allowed_length: int
+    dry_penalty_last_n: int
+    dry_sequence_breakers: Sequence[str]
+    adaptive_target: float
+    adaptive_decay: float
+    mirostat: int
+    mirostat_tau: float
+    mirostat_eta: float
+    samplers: Sequence[str]
+    logit_bias: Mapping[int, float]
+    ignore_eos: bool
+    grammar: str | None
+    grammar_lazy: bool
+    grammar_triggers: Sequence[GrammarTrigger]
+    json_schema: Schema | None
+    no_perf: bool
+
+
+_RECOMMENDED = (
+    ("top_k", "top_k", int),
+    ("top_p", "top_p", float),
+    ("min_p", "min_p", float),
+    ("xtc_probability", "xtc_probability", float),
+    ("xtc_threshold", "xtc_threshold", float),
+    ("temp", "temperature", float),
+    ("penalty_last_n", "penalty_last_n", int),
+    ("penalty_repeat", "penalty_repeat", float),
+    ("mirostat", "mirostat", int),
+    ("mirostat_tau", "mirostat_tau", float),
+    ("mirostat_eta", "mirostat_eta", float),
+)
+
+
+def eog_tokens(model: Model) -> tuple[int, ...]:
+    """Return all tokens that end a text; looked up once for each model."""
+    found = _eog_tokens.get(model)
+    if found is None:
+        found = tuple(token for token in range(len(model.vocab)) if model.vocab.is_eog(token))
+        _eog_tokens[model] = found
+    return found

@@ -1,0 +1,166 @@
+"""What `import llamacore_sys` loads, and what it refuses, shown on damaged copies of the real libraries."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import llamacore_sys
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the file names are those of Linux")
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+IMPORT = "import llamacore_sys"
+
+
+@pytest.fixture
+def lib_copy(tmp_path: Path) -> Path:
+    """A copy of the libraries in use."""
+    return Path(shutil.copytree(llamacore_sys.lib_dir, tmp_path / "libraries"))
+
+
+def patch(path: Path, old: bytes, new: bytes) -> None:
+    data = path.read_bytes()
+    assert len(old) == len(new)
+    assert old in data
+    path.write_bytes(data.replace(old, new))
+
+
+def refusal(result: subprocess.CompletedProcess[str]) -> str:
+    """The message of the ImportError that ended the interpreter."""
+    assert result.returncode == 1, result.stderr
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError: ")
+    return last
+
+
+def test_the_package_knows_what_it_was_built_from():
+    assert llamacore_sys.UPSTREAM.version == llamacore_sys.ffi.string(llamacore_sys.lib.llama_version()).decode()
+    assert llamacore_sys.UPSTREAM.commit == llamacore_sys.ffi.string(llamacore_sys.lib.llc_build_commit()).decode()
+
+
+def test_importing_loads_no_back_end_module_and_little_else(run_python: Run):
+    code = f"import sys; {IMPORT}; print([m for m in ('numpy', 'subprocess', 'ctypes', 'cffi') if m in sys.modules])"
+    result = run_python(code)
+    assert (result.stdout, result.stderr) == ("[]\n", "")
+
+
+def test_importing_is_quick(run_python: Run):
+    # processor time: what the import costs, however busy the machine is
+    code = f"import time; t = time.process_time(); {IMPORT}; print(time.process_time() - t)"
+    assert min(float(run_python(code).stdout) for _ in range(5)) < 0.040
+
+
+def test_nothing_is_exported_into_the_global_symbol_space(run_python: Run):
+    code = f"{IMPORT}; import ctypes; c = ctypes.CDLL(None); print(hasattr(c, 'llama_version'), hasattr(c, 'getenv'))"
+    assert run_python(code).stdout == "False True\n"
+
+
+def test_a_folder_in_the_environment_is_used(run_python: Run, lib_copy: Path):
+    code = f"{IMPORT} as s; print(s.lib_dir); print(s.ffi.string(s.lib.llc_symbol_path(b'llama')).decode())"
+    result = run_python(code, LLAMACORE_LIB_DIR=str(lib_copy))
+    assert result.stdout.splitlines() == [str(lib_copy), str(lib_copy / "libllama.so.0")], result.stderr
+
+
+def test_a_folder_that_is_not_there_is_named(run_python: Run, tmp_path: Path):
+    message = refusal(run_python(IMPORT, LLAMACORE_LIB_DIR=str(tmp_path / "gone")))
+    assert f"LLAMACORE_LIB_DIR={tmp_path / 'gone'} is no folder" in message
+
+
+def test_an_empty_folder_is_named_with_what_it_lacks(run_python: Run, tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    message = refusal(run_python(IMPORT, LLAMACORE_LIB_DIR=str(tmp_path / "empty")))
+    assert f"cannot be loaded from {tmp_path / 'empty'} (LLAMACORE_LIB_DIR=" in message
+    assert "libggml-base.so.0: cannot open shared object file" in message
+    assert "unset LLAMACORE_LIB_DIR" in message
+
+
+def test_libraries_of_another_commit_are_refused(run_python: Run, lib_copy: Path):
+    commit = llamacore_sys.UPSTREAM.commit.encode()
+    other = commit[:-1] + (b"0" if commit[-1:] != b"0" else b"1")
+    holders = [path for path in lib_copy.iterdir() if commit + b"\0" in path.read_bytes()]
+    for path in holders:
+        patch(path, commit + b"\0", other + b"\0")
+    assert holders
+    message = refusal(run_python(IMPORT, LLAMACORE_LIB_DIR=str(lib_copy)))
+    assert f"commit {other.decode()}, compiled for {commit.decode()}" in message
+    assert "To cure: reinstall llamacore" in message
+
+
+def test_libraries_of_another_version_are_refused(run_python: Run, lib_copy: Path):
+    version = llamacore_sys.UPSTREAM.version.encode()
+    patch(lib_copy / "libllama.so.0", version + b"\0", b"9" + version[1:] + b"\0")
+    message = refusal(run_python(IMPORT, LLAMACORE_LIB_DIR=str(lib_copy)))
+    assert f"version 9{version[1:].decode()}, compiled for {version.decode()}" in message
+
+
+def test_structs_of_another_size_are_refused(run_python: Run, lib_copy: Path):
+    """The shim's table has rows of a pointer and a size; the row of llama_batch gets another size."""
+    ffi, shim = llamacore_sys.ffi, lib_copy / "libllamacore_shim.so"
+    names = ("llama_model_params", "llama_context_params", "llama_batch")
+    sizes = [ffi.sizeof(f"struct {name}") for name in names]
+    data = bytearray(shim.read_bytes())
+    rows = [
+        offset
+        for offset in range(0, len(data) - 48, 8)
+        if [struct.unpack_from("=Q", data, offset + 16 * row)[0] for row in range(3)] == sizes
+    ]
+    assert len(rows) == 1
+    struct.pack_into("=Q", data, rows[0] + 32, sizes[2] + 8)
+    shim.write_bytes(data)
+    message = refusal(run_python(IMPORT, LLAMACORE_LIB_DIR=str(lib_copy)))
+    assert f"struct llama_batch of {sizes[2] + 8} bytes, compiled for {sizes[2]}" in message
+
+
+def test_a_missing_function_is_named(run_python: Run, lib_copy: Path):
+    patch(lib_copy / "libllamacore_shim.so", b"\0llc_build_version\0", b"\0llc_built_version\0")
+    message = refusal(run_python(IMPORT, LLAMACORE_LIB_DIR=str(lib_copy)))
+    assert "undefined symbol: llc_build_version" in message
+    assert "To cure:" in message
+
+
+def test_a_second_llama_cpp_in_the_process_is_refused(run_python: Run, lib_copy: Path):
+    code = f"import ctypes; ctypes.CDLL({str(lib_copy / 'libggml-base.so.0')!r}); {IMPORT}"
+    message = refusal(run_python(code))
+    assert f"ggml-base was loaded from {lib_copy / 'libggml-base.so.0'}, not from {llamacore_sys.lib_dir}" in message
+    assert "import llamacore first" in message
+
+
+def test_a_companion_set_is_used_when_marked_active(run_python: Run, lib_copy: Path, tmp_path: Path):
+    marker = tmp_path / "data" / "libs" / llamacore_sys.UPSTREAM.commit / "active"
+    marker.parent.mkdir(parents=True)
+    marker.write_text(f"{lib_copy}\n")
+    data = str(tmp_path / "data")
+    code = f"{IMPORT}; print(llamacore_sys.lib_dir)"
+    assert run_python(code, LLAMACORE_DATA_DIR=data).stdout == f"{lib_copy}\n"
+    # the environment comes first
+    (tmp_path / "empty").mkdir()
+    assert "empty" in refusal(run_python(code, LLAMACORE_DATA_DIR=data, LLAMACORE_LIB_DIR=str(tmp_path / "empty")))
+    # a set for another commit does not count
+    marker.parent.rename(marker.parent.with_name("0000000"))
+    assert run_python(code, LLAMACORE_DATA_DIR=data).stdout == f"{llamacore_sys.lib_dir}\n"
+
+
+def test_a_companion_set_that_is_gone_is_named(run_python: Run, tmp_path: Path):
+    marker = tmp_path / "libs" / llamacore_sys.UPSTREAM.commit / "active"
+    marker.parent.mkdir(parents=True)
+    marker.write_text(f"{tmp_path / 'gone'}\n")
+    message = refusal(run_python(IMPORT, LLAMACORE_DATA_DIR=str(tmp_path)))
+    assert f"the companion set named in {marker} is gone" in message
+    assert "llamacore libs install" in message
+
+
+def test_a_package_that_is_not_built_says_so(run_python: Run, tmp_path: Path):
+    package = tmp_path / "llamacore_sys"
+    package.mkdir()
+    for path in Path(llamacore_sys.__file__).parent.glob("*.py"):
+        if path.name != "_build.py":
+            shutil.copy(path, package)
+    message = refusal(run_python(IMPORT))
+    assert "llamacore_sys is not built: run `python build_lib.py build`" in message

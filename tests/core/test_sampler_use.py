@@ -1,0 +1,341 @@
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+from samplers import MAKERS
+
+from llamacore.core.context import Context
+from llamacore.core.model import Model
+from llamacore.core.sampler import DEFAULT_SEED, Sampler, sample_batch
+from llamacore.errors import (
+    BusyError,
+    ClosedError,
+    InvalidArgumentError,
+    OutOfRangeError,
+    OutputError,
+    SamplingError,
+)
+
+
+@pytest.fixture(params=sorted(MAKERS))
+def sampler(request: pytest.FixtureRequest, model: Model) -> Sampler:
+    return MAKERS[request.param](model)
+
+
+@pytest.fixture
+def logits() -> np.ndarray:
+    return np.random.default_rng(3).normal(0.0, 2.0, 400).astype(np.float32)
+
+
+# sampling from a context
+
+
+def test_sample_is_the_argmax_of_the_row(ctx: Context) -> None:
+    sampler = Sampler.greedy()
+    for row in (-1, 5, 4):
+        assert sampler.sample(ctx, row) == ctx.logits(row).argmax()
+
+
+def test_sample_equals_apply(ctx: Context) -> None:
+    make = lambda: Sampler.chain(Sampler.top_k(30), Sampler.temp(0.9), Sampler.dist(11))  # noqa: E731
+    sampled, applied = make(), make()
+    assert [sampled.sample(ctx) for _ in range(8)] == [applied.apply(ctx.logits(-1)).token for _ in range(8)]
+
+
+def test_same_seed_same_tokens(ctx: Context) -> None:
+    runs = [[Sampler.chain(Sampler.temp(2.0), Sampler.dist(seed)).sample(ctx) for seed in range(12)] for _ in range(2)]
+    assert runs[0] == runs[1]
+    assert len(set(runs[0])) > 1
+
+
+def test_random_seed(ctx: Context) -> None:
+    seeds = {Sampler.dist().seed for _ in range(4)}
+    assert len(seeds) == 4
+    assert DEFAULT_SEED not in seeds
+    assert Sampler.dist(3).seed == 3
+    assert Sampler.chain(Sampler.dist(3), Sampler.greedy()).seed == 3
+    assert Sampler.greedy().seed is None
+
+
+@pytest.mark.parametrize("row", [0, 3, 6, 1000, -3, 2**31 - 1, -(2**31)])
+def test_row_without_logits(ctx: Context, row: int) -> None:
+    with pytest.raises(OutputError, match="output=True"):
+        Sampler.greedy().sample(ctx, row)
+
+
+@pytest.mark.parametrize("row", [2**31, -(2**40), "0", 1.5, None])
+def test_row_that_is_no_row(ctx: Context, row: object) -> None:
+    with pytest.raises(OutOfRangeError):
+        Sampler.greedy().sample(ctx, row)  # type: ignore[arg-type]
+
+
+def test_chain_that_does_not_choose(ctx: Context) -> None:
+    for chain in (Sampler.chain(), Sampler.chain(Sampler.top_k(5)), Sampler.temp(0.5)):
+        with pytest.raises(SamplingError, match="greedy"):
+            chain.sample(ctx)
+        if chain.name == "chain":
+            chain.add(Sampler.greedy())
+            assert chain.sample(ctx) == ctx.logits(-1).argmax()
+
+
+def test_context_that_is_none(model: Model) -> None:
+    with pytest.raises((TypeError, AttributeError)):
+        Sampler.greedy().sample(model)  # type: ignore[arg-type]
+    sampler = Sampler.greedy()
+    with pytest.raises(AttributeError):
+        sampler.sample("context")  # type: ignore[arg-type]
+    sampler.close()  # was left usable, and not in use
+
+
+def test_closed_context(ctx: Context) -> None:
+    sampler = Sampler.greedy()
+    ctx.close()
+    with pytest.raises(ClosedError):
+        sampler.sample(ctx)
+
+
+def test_grammar_holds_a_generation_to_its_text(ctx: Context) -> None:
+    model = ctx.model
+    chain = Sampler.chain(Sampler.grammar(model, 'root ::= "maybe"'), Sampler.greedy())
+    text = b""
+    while (token := chain.sample(ctx)) and not model.vocab.is_eog(token):
+        text += model.vocab.token_to_piece(token)
+        assert len(text) <= 5
+    assert text == b"maybe"
+
+
+def test_grammar_that_no_token_fits(ctx: Context) -> None:
+    chain = Sampler.chain(
+        Sampler.grammar(ctx.model, 'root ::= "a"'),
+        Sampler.logit_bias(ctx.model, dict.fromkeys(range(ctx.model.n_vocab), -math.inf)),
+        Sampler.greedy(),
+    )
+    with pytest.raises(SamplingError):
+        chain.sample(ctx)
+    chain.reset()
+    with pytest.raises(SamplingError):
+        chain.sample(ctx)
+
+
+# accepting
+
+
+def test_token_that_the_grammar_does_not_allow(model: Model) -> None:
+    sampler = Sampler.grammar(model, 'root ::= "ab"')
+    (wrong,) = model.vocab.tokenize("z", add_special=False)
+    with pytest.raises(SamplingError, match="grammar"):
+        sampler.accept(wrong)
+    with pytest.raises(SamplingError):
+        sampler.apply(np.zeros(model.n_vocab, dtype=np.float32))
+    sampler.reset()
+    eos = model.vocab.eos
+    assert eos is not None
+    with pytest.raises(SamplingError, match="too early"):
+        sampler.accept(eos)
+    sampler.reset()
+    for token in model.vocab.tokenize("ab", add_special=False):
+        sampler.accept(token)
+    sampler.accept(eos)
+
+
+@pytest.mark.parametrize("token", [-1, 2**31, 10**12])
+def test_accepting_what_is_no_token(sampler: Sampler, token: int) -> None:
+    with pytest.raises(OutOfRangeError):
+        sampler.accept(token)
+
+
+@pytest.mark.parametrize("token", ["a", 1.5, None])
+def test_accepting_what_is_no_number(token: object) -> None:
+    with pytest.raises(InvalidArgumentError):
+        Sampler.greedy().accept(token)  # type: ignore[arg-type]
+
+
+def test_accepting_a_token_outside_the_vocabulary(model: Model) -> None:
+    for kind in ("grammar", "penalties", "dry", "logit_bias"):
+        for call in (
+            MAKERS[kind](model).accept,
+            lambda token, kind=kind: MAKERS[kind](model).accept_prompt([1, token]),
+        ):
+            with pytest.raises(OutOfRangeError):
+                call(model.n_vocab)
+
+
+def test_prompt_is_shown_to_penalties_and_not_to_a_grammar(model: Model, logits: np.ndarray) -> None:
+    chain = Sampler.chain(
+        Sampler.grammar(model, 'root ::= "ab"'), Sampler.chain(Sampler.penalties(model, 3, 2.0)), Sampler.greedy()
+    )
+    prompt = [40, 41, 42, 43]
+    chain.accept_prompt(prompt)
+    (a,) = model.vocab.tokenize("a", add_special=False)
+    chain.accept(a)  # the grammar is still at its start
+    alone = Sampler.penalties(model, 3, 2.0)
+    for token in [*prompt, a]:
+        alone.accept(token)
+    inner = chain.remove(1).remove(0)
+    assert np.array_equal(inner.apply(logits).logits, alone.apply(logits).logits)
+
+
+def test_one_token_of_a_prompt(model: Model) -> None:
+    chain = Sampler.chain(Sampler.grammar(model, 'root ::= "ab"'), Sampler.penalties(model, 8, 2.0))
+    chain.accept(3, is_generated=False)
+    flat = np.ones(model.n_vocab, dtype=np.float32)
+    assert chain.remove(1).apply(flat).logits[3] == pytest.approx(0.5)
+    assert np.isfinite(chain.apply(flat).logits).any()
+
+
+# many rows in one call
+
+
+def test_sample_batch(ctx: Context) -> None:
+    greedy, chain = Sampler.greedy(), Sampler.chain(Sampler.temp(1.5), Sampler.dist(2))
+    twin = chain.clone()
+    tokens = sample_batch(ctx, [greedy, chain, chain], [4, 5, 4])
+    assert tokens.dtype == np.int32
+    assert tokens.tolist() == [ctx.logits(4).argmax(), twin.sample(ctx, 5), twin.sample(ctx, 4)]
+    out = np.zeros(1, dtype=np.int32)
+    assert sample_batch(ctx, [greedy], [5], out) is out
+    assert sample_batch(ctx, [], []).size == 0
+
+
+def test_sample_batch_tells_how_far_it_came(ctx: Context) -> None:
+    greedy, out = Sampler.greedy(), np.zeros(3, dtype=np.int32)
+    with pytest.raises(OutputError, match="row 0"):
+        sample_batch(ctx, [greedy] * 3, [4, 0, 5], out)
+    assert out.tolist() == [ctx.logits(4).argmax(), -1, -1]
+    with pytest.raises(SamplingError, match="row 5"):
+        sample_batch(ctx, [greedy, Sampler.top_k(1), greedy], [4, 5, 5], out)
+    assert out.tolist() == [ctx.logits(4).argmax(), -1, -1]
+
+
+@pytest.mark.parametrize(
+    ("count", "rows", "out", "error"),
+    [
+        (1, [4, 5], None, InvalidArgumentError),
+        (1, [2**31], None, OutOfRangeError),
+        (1, ["x"], None, OutOfRangeError),
+        (1, [4], np.zeros(2, dtype=np.int32), InvalidArgumentError),
+        (1, [4], np.zeros(1, dtype=np.int64), InvalidArgumentError),
+        (2, [4, 5], np.zeros(4, dtype=np.int32)[::2], InvalidArgumentError),
+        (1, [4], np.frombuffer(b"abcd", dtype=np.int32), InvalidArgumentError),
+    ],
+)
+def test_sample_batch_arguments(
+    ctx: Context, count: int, rows: list[int], out: np.ndarray, error: type[Exception]
+) -> None:
+    greedy = Sampler.greedy()
+    with pytest.raises(error):
+        sample_batch(ctx, [greedy] * count, rows, out)
+    greedy.sample(ctx)
+
+
+def test_sample_batch_with_a_closed_sampler(ctx: Context) -> None:
+    good, closed = Sampler.greedy(), Sampler.greedy()
+    closed.close()
+    with pytest.raises(ClosedError):
+        sample_batch(ctx, [good, closed], [4, 5])
+    assert good.sample(ctx) == ctx.logits(-1).argmax()
+
+
+# threads
+
+
+@pytest.fixture
+def held(model: Model) -> Iterator[Sampler]:
+    """A sampler that another thread is using."""
+    sampler = Sampler.chain(Sampler.penalties(model, 8, 1.1), Sampler.greedy())
+    sampler._enter()
+    yield sampler
+    sampler._exit()
+    sampler.close()
+
+
+def test_use_by_two_threads_is_refused(held: Sampler, ctx: Context) -> None:
+    failures: list[type[BaseException]] = []
+    spare = Sampler.greedy()
+
+    def use() -> None:
+        calls: list[Callable[[], object]] = [
+            lambda: held.sample(ctx),
+            lambda: sample_batch(ctx, [spare, held], [4, 5]),
+            lambda: held.apply([1.0]),
+            lambda: held.accept(1),
+            lambda: held.accept_prompt([1]),
+            held.reset,
+            held.clone,
+            lambda: held.copy_state(spare),
+            lambda: spare.copy_state(held),
+            lambda: held.add(spare),
+            lambda: Sampler.chain(held),
+            lambda: held.remove(0),
+            lambda: len(held),
+            lambda: held.names,
+            lambda: held.name,
+            lambda: held.seed,
+            held.perf,
+        ]
+        for call in calls:
+            try:
+                call()
+            except BusyError as exc:
+                failures.append(type(exc))
+        assert len(failures) == len(calls)
+
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            use()
+        except BaseException as exc:
+            errors.append(exc)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert not errors, errors
+    assert spare.sample(ctx) == ctx.logits(-1).argmax()
+
+
+def test_context_in_use_leaves_the_sampler_free(ctx: Context) -> None:
+    sampler = Sampler.greedy()
+    ctx._enter()
+    try:
+        with pytest.raises(BusyError):
+            sampler.sample(ctx)
+        with pytest.raises(BusyError):
+            sample_batch(ctx, [sampler], [4])
+    finally:
+        ctx._exit()
+    sampler.sample(ctx)
+
+
+def test_sampler_that_runs_in_a_graph(model: Model) -> None:
+    chain = Sampler.chain(Sampler.top_k(4), Sampler.dist(1))
+    with model.context(n_ctx=64, n_threads=1) as ctx:
+        ctx.set_sampler(0, chain)
+        for use in (
+            chain.close,
+            lambda: chain.remove(0),
+            lambda: chain.add(Sampler.greedy()),
+            lambda: Sampler.chain(chain),
+        ):
+            with pytest.raises(BusyError):
+                use()
+        ctx._enter()
+        try:
+            with pytest.raises(BusyError):
+                chain.reset()
+        finally:
+            ctx._exit()
+        chain.reset()
+        ctx.set_sampler(0, None)
+        chain.add(Sampler.greedy())
+        twin = chain.clone()
+        ctx.set_sampler(0, twin)
+        with pytest.raises(BusyError):
+            twin.close()
+    twin.close()
+    chain.close()

@@ -1,0 +1,1 @@
+"""The scripts that make the bundled model from nothing; they are not part of the installed package."""
