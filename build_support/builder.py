@@ -25,7 +25,7 @@ from build_support.toolchain import Toolchain, default_jobs, find_toolchain
 ROOT = Path(__file__).resolve().parent.parent
 SYS_DIR = ROOT / "llamacore_sys"
 BUILD_ROOT = ROOT / "build"
-_FREE_BYTES_WANTED = 600 << 20
+_FREE_BYTES_WANTED = 200 << 20
 
 
 def pin() -> Pin:
@@ -66,6 +66,12 @@ def build(config: BuildConfig, package: Path = SYS_DIR, console: Console | None 
         build_dir.mkdir(parents=True, exist_ok=True)
         log.unlink(missing_ok=True)
         sweep(build_dir, "stage-*")
+        free = shutil.disk_usage(build_dir).free
+        if not (build_dir / "build.ninja").exists() and free < _FREE_BYTES_WANTED:
+            raise BuildError(
+                f"{free >> 20} MiB are free for {build_dir}; a build takes {_FREE_BYTES_WANTED >> 20} MiB",
+                "free some space and run the command again",
+            )
         toolchain = find_toolchain(config.backends)
         source = _source(config, console)
         generated = build_dir / "generated" / "_native.c"
@@ -77,7 +83,7 @@ def build(config: BuildConfig, package: Path = SYS_DIR, console: Console | None 
 
 def clean(console: Console) -> None:
     """Removes every build folder and the built files in the package; the downloaded source stays."""
-    with exclusive(BUILD_ROOT / "lock", console.say):
+    with _file_errors(), exclusive(BUILD_ROOT / "lock", console.say):
         remove(SYS_DIR)
         for path in BUILD_ROOT.iterdir():
             if path.is_dir():
@@ -115,11 +121,6 @@ def _configure(
 
 
 def _compile(config: BuildConfig, tools: Toolchain, build_dir: Path, log: Path, console: Console) -> None:
-    free = shutil.disk_usage(build_dir).free
-    if not (build_dir / "bin").exists() and free < _FREE_BYTES_WANTED:
-        raise BuildError(
-            f"{free >> 20} MiB are free in {build_dir}; a build takes {_FREE_BYTES_WANTED >> 20} MiB", "free some space"
-        )
     jobs = config.jobs or default_jobs()
     env = {
         "NINJA_STATUS": "[%f/%t] ",

@@ -230,9 +230,8 @@ class SamplingParams:
     def chain(self, model: Model) -> Sampler:
         """Build the sampler chain, as upstream's `common_sampler_init` does for these parameters.
 
-        A grammar stands first in the chain. Upstream keeps it outside: it samples without it, and once more with it
-        when the token does not fit. At temperature 0 the tokens are the same. Above it both allow the same texts, but
-        upstream's has every fitting token keep its probability from before the grammar, and it draws twice.
+        With a grammar it is a `Sampler.constrained` of the grammar and that chain: the tokens are upstream's for the
+        same seed here too.
 
         Args:
             model: Model whose tokens are sampled; the chain is closed with it.
@@ -246,32 +245,32 @@ class SamplingParams:
         """
         made: list[Sampler] = []
         try:
-            made += self._constraints(model)
+            made += self._biases(model)
             made += self._mirostat(model) if self.mirostat else self._selection(model)
-            return Sampler.chain(*made, no_perf=self.no_perf)
+            made = [Sampler.chain(*made, no_perf=self.no_perf)]
+            grammar = self.grammar if self.json_schema is None else json_schema_to_gbnf(self.json_schema)
+            if grammar is not None:
+                made.append(self._grammar(model, grammar))
+                return Sampler.constrained(made[1], made[0])
+            return made[0]
         except BaseException:
             for sampler in made:
                 sampler.close()
             raise
 
-    def _constraints(self, model: Model) -> list[Sampler]:
-        made = []
-        grammar = self.grammar if self.json_schema is None else json_schema_to_gbnf(self.json_schema)
-        if grammar is not None:
-            made.append(
-                Sampler.grammar(
-                    model,
-                    grammar,
-                    trigger_patterns=[t.pattern for t in self.grammar_triggers if t.type != "token"],
-                    trigger_tokens=[int(t.value) for t in self.grammar_triggers if t.type == "token"],
-                )
-            )
+    def _grammar(self, model: Model, grammar: str) -> Sampler:
+        return Sampler.grammar(
+            model,
+            grammar,
+            trigger_patterns=[t.pattern for t in self.grammar_triggers if t.type != "token"],
+            trigger_tokens=[int(t.value) for t in self.grammar_triggers if t.type == "token"],
+        )
+
+    def _biases(self, model: Model) -> list[Sampler]:
         bias = dict(self.logit_bias)
         forbidden = [*model.vocab.suppress_tokens, *(eog_tokens(model) if self.ignore_eos else ())]
         bias.update((token, float("-inf")) for token in forbidden)
-        if bias:
-            made.append(Sampler.logit_bias(model, bias))
-        return made
+        return [Sampler.logit_bias(model, bias)] if bias else []
 
     def _mirostat(self, model: Model) -> list[Sampler]:
         seed = DEFAULT_SEED if self.seed is None else self.seed

@@ -130,12 +130,12 @@ def test_a_large_vocabulary_takes_little_time(tmp_path: Path) -> None:
     gguf.check(path)  # the first use imports numpy
     times = []
     for _ in range(7):
-        started = time.perf_counter()
+        started = time.process_time()
         file = gguf.check(path)
-        times.append(time.perf_counter() - started)
+        times.append(time.process_time() - started)
     assert file.metadata.count("tokenizer.ggml.tokens") == 150_000
-    # it is 15 to 25 ms on one free core; walking the strings one by one in Python would take over 100
-    assert min(times) < 0.08, times
+    # it is 10 ms; walking the strings one by one in Python would take 50
+    assert min(times) < 0.04, times
 
 
 def test_importing_it_needs_no_numpy() -> None:
@@ -325,7 +325,8 @@ MODELS: dict[str, tuple[str, Change, str]] = {
         _set_array("tokenizer.ggml.tokens", STRING, [b"a" * 70000, b"b", b"c"]),
         "one of 70000 bytes",
     ),
-    "rwkv token without its first byte": ("llama", _rwkv([b"ab", b"b", b"\\\\n", b"\\\\x61c"]), "begin with b'a'"),
+    "rwkv token without its first byte": ("llama", _rwkv([b"ab", b"b", rb"\n", rb"\x61c"]), "begin with b'a'"),
+    "no tokens": ("llama", _set_array("tokenizer.ggml.tokens", STRING, []), "tokens is empty"),
     "open charsmap": (
         "t5",
         _set_array("tokenizer.ggml.precompiled_charsmap", 0, [4, 0, 0, 0, 0, 0, 0, 0, 97]),

@@ -71,17 +71,18 @@ def draw_list(rng: random.Random) -> str:
     return ", ".join(items)
 
 
-def draw_document(rng: random.Random, renderer: Any) -> tuple[str, str]:
+def draw_document(rng: random.Random, renderer: Any, kind: str | None = None) -> tuple[str, str]:
     """Draws one document.
 
     Args:
         rng: Source of all chance.
         renderer: From `chat_renderer`.
+        kind: A key of `SHARES`; None draws one.
 
     Returns:
         tuple[str, str]: A key of `SHARES` and the text, without `END_OF_TEXT`.
     """
-    kind = rng.choices(list(SHARES), list(SHARES.values()))[0]
+    kind = kind or rng.choices(list(SHARES), list(SHARES.values()))[0]
     if kind == "story":
         return kind, draw_story(rng).text
     if kind == "mood_story":

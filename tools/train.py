@@ -67,13 +67,13 @@ class Windows:
         self._renderer = chat_renderer()
         self._tokenizer = tokenizer
 
-    def draw(self, n_window: int, n_tokens: int) -> Tensor:
-        """Draws `n_window` windows of `n_tokens` ids each, int64 `[n_window, n_tokens]`."""
+    def draw(self, n_window: int, n_tokens: int, kind: str | None = None) -> Tensor:
+        """Draws `n_window` windows of `n_tokens` ids each, int64 `[n_window, n_tokens]`, of documents of `kind`."""
         rows = []
         for _ in range(n_window):
             row: list[int] = []
             while len(row) < n_tokens:
-                text = draw_document(self.rng, self._renderer)[1] + END_OF_TEXT
+                text = draw_document(self.rng, self._renderer, kind)[1] + END_OF_TEXT
                 row += self._tokenizer.encode(text).ids
             rows.append(row[:n_tokens])
         return torch.tensor(rows)

@@ -89,12 +89,12 @@ def native_context_params(model: Model, params: ContextParams) -> tuple[Any, lis
         params.capture._exit()
         keep.append(params.capture)
     if params.samplers:
-        _samplers(native, params, keep)
+        _samplers(model, native, params, keep)
     _require_memory(model, native)
     return native, keep
 
 
-def _samplers(native: Any, params: ContextParams, keep: list[Any]) -> None:
+def _samplers(model: Model, native: Any, params: ContextParams, keep: list[Any]) -> None:
     if not isinstance(params.samplers, Mapping):
         raise InvalidArgumentError(f"samplers={params.samplers!r}", hint="give a mapping of sequence to sampler chain")
     rows = ffi.new("struct llama_sampler_seq_config[]", len(params.samplers))
@@ -105,6 +105,9 @@ def _samplers(native: Any, params: ContextParams, keep: list[Any]) -> None:
             raise InvalidArgumentError(f"{chain!r} for sequence {seq_id} is no sampler", hint="use Sampler.chain(...)")
         row.seq_id, row.sampler = seq_id, chain._enter()
         chain._exit()
+        chain._require_attachable(model)
+        if chain in keep:
+            raise InvalidArgumentError("one chain for two sequences", hint="give each its own, such as its clone()")
         keep.append(chain)
     keep.append(rows)
     native.samplers, native.n_samplers = rows, len(rows)

@@ -35,25 +35,38 @@ class ThreadPools:
     """
 
     def __init__(self, n_threads: int, n_threads_batch: int) -> None:
+        self._pools: dict[int, Any] = {}  # by number of threads
         self.n_threads = n_threads
         self.n_threads_batch = n_threads_batch
-        self._single = _new_pool(n_threads)
         try:
-            self._batch = self._single if n_threads_batch == n_threads else _new_pool(n_threads_batch)
+            self.choose(n_threads, n_threads_batch)
         except Exception:
-            lib.llc_threadpool_free(self._single)
+            self.free()
             raise
 
+    def choose(self, n_threads: int, n_threads_batch: int) -> None:
+        """Set the numbers of threads for the next `attach`. Pools chosen before stay: see `trim`."""
+        for count in (n_threads, n_threads_batch):
+            if count not in self._pools:
+                self._pools[count] = _new_pool(count)
+        self.n_threads, self.n_threads_batch = n_threads, n_threads_batch
+
     def attach(self, ctx: Any) -> None:
-        """Let a native context compute with these pools; they must be freed after it, or after another attach."""
-        lib.llama_attach_threadpool(ctx, self._single, self._batch)
+        """Let a native context compute with the pools chosen."""
+        lib.llama_attach_threadpool(ctx, self._pools[self.n_threads], self._pools[self.n_threads_batch])
         lib.llama_set_n_threads(ctx, self.n_threads, self.n_threads_batch)
 
+    def trim(self) -> None:
+        """Free the pools that were chosen before. The context must have computed since: it touches the last one used."""
+        if len(self._pools) > 2:
+            for count in [*self._pools]:
+                if count not in (self.n_threads, self.n_threads_batch):
+                    lib.llc_threadpool_free(self._pools.pop(count))
+
     def free(self) -> None:
-        """Join the threads. Nothing may be computing."""
-        if self._batch != self._single:
-            lib.llc_threadpool_free(self._batch)
-        lib.llc_threadpool_free(self._single)
+        """Join the threads. The context must be gone."""
+        while self._pools:
+            lib.llc_threadpool_free(self._pools.popitem()[1])
 
 
 def _new_pool(n_threads: int) -> Any:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .model import Model
 
 # Upstream keeps the adapters of a model in a set that loading and freeing change without a lock.
-_registry = threading.RLock()
+registry = threading.RLock()
 _NOT_FOR_MATMUL = ("i8", "i16", "i32", "i64", "f64", "q8_1", "q8_K")
 
 
@@ -66,14 +66,14 @@ class LoraAdapter(Handle):
     def __init__(self, ptr: Any, model: Model, path: str) -> None:
         def free(adapter: Any) -> None:
             # may run while the collector interrupts a call of this very thread, so it never waits
-            if _registry.acquire(blocking=False):
+            if registry.acquire(blocking=False):
                 try:
                     with _contexts_at_rest(model):
                         lib.llama_adapter_lora_free(adapter)
                 except LlamaCoreError:
                     pass  # a context is computing: llama.cpp frees the adapter with the model
                 finally:
-                    _registry.release()
+                    registry.release()
 
         super().__init__(ptr, free, parent=model)
         self.path = path
@@ -109,7 +109,7 @@ class LoraAdapter(Handle):
         try:
             if model.params.vocab_only or model.params.no_alloc:
                 raise AdapterError(f"{what}: the model was loaded without weights", hint="load it with its weights")
-            with _registry, _contexts_at_rest(model):
+            with registry, _contexts_at_rest(model):
                 mark = log.mark()
                 status = lib.llc_adapter_lora_load(ptr, raw, out)
                 if status != lib.LLC_OK:

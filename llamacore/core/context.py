@@ -51,7 +51,7 @@ class Context(InnerValueReader):
         self.model = model
         self.params = params
         self._serial = next(_serials)
-        self._pools = [pools]
+        self._pools = pools
         self._cancel = cancel
         self._samplers: dict[int, Sampler] = dict(params.samplers or {})
         self._loras: dict[adapters.LoraAdapter, float] = {}
@@ -85,16 +85,14 @@ class Context(InnerValueReader):
         self._device_states: dict[int, int] = {}  # sequence to the number of states taken on the device
         self._log_mark = log.mark()
 
-        holder = self._pools  # not self: what frees the context must not keep it alive
-
-        def free(ctx: Any) -> None:
+        def free(ctx: Any) -> None:  # not a method: what frees the context must not keep it alive
             lib.llama_free(ctx)
-            holder[0].free()
+            pools.free()
 
         super().__init__(ptr, free, parent=model, keep=(keep, cancel, self._samplers, self._loras))
         self._core.stop = lambda: _set_flag(cancel)
         for chain in self._samplers.values():
-            chain._pinned_by.add(self)
+            chain._attach(self)
         if params.capture is not None:
             params.capture._attach(self)
         if params.ctx_other is not None:
@@ -115,7 +113,8 @@ class Context(InnerValueReader):
             pools = ThreadPools(native.n_threads, native.n_threads_batch)
             out = ffi.new("struct llama_context **")
             mark = log.mark()
-            status = lib.llc_context_new(model_ptr, native, bool(params.disable_attn_rot), out)
+            with adapters.registry:  # upstream reads the list of adapters
+                status = lib.llc_context_new(model_ptr, native, bool(params.disable_attn_rot), out)
             if status != lib.LLC_OK:
                 pools.free()
                 what = f"creating a context of n_ctx={params.n_ctx or int(native.n_ctx) or model.n_ctx_train} tokens"
@@ -190,6 +189,7 @@ class Context(InnerValueReader):
             if status != lib.LLC_OK:
                 self._raise_compute(status, "encoding" if encode else "decoding", len(batch))
             self._inner_values_computed(len(batch))
+            self._pools.trim()
             self._logits_computed = self._is_diffusion or (self._has_memory and not encode)
             self._embd_computed = self.pooling_type == "none" and (self._embeddings or (encode and self._has_encoder))
             if encode:
@@ -267,28 +267,22 @@ class Context(InnerValueReader):
 
     def set_threads(self, n_threads: int, n_threads_batch: int | None = None) -> None:
         """Change the number of threads for single tokens and for batches (None: the same)."""
-        pools = ThreadPools(n_threads, n_threads_batch or n_threads)
+        ptr = self._enter()
         try:
-            ptr = self._enter()
-        except Exception:
-            pools.free()
-            raise
-        try:
-            pools.attach(ptr)
-            self._pools[0].free()
-            self._pools[0] = pools
+            self._pools.choose(n_threads, n_threads if n_threads_batch is None else n_threads_batch)
+            self._pools.attach(ptr)
         finally:
             self._exit()
 
     @property
     def n_threads(self) -> int:
         """Threads for single tokens."""
-        return self._pools[0].n_threads
+        return self._pools.n_threads
 
     @property
     def n_threads_batch(self) -> int:
         """Threads for batches."""
-        return self._pools[0].n_threads_batch
+        return self._pools.n_threads_batch
 
     def set_embeddings(self, enabled: bool) -> None:
         """Choose whether the following decodes compute embeddings."""
@@ -307,20 +301,23 @@ class Context(InnerValueReader):
     def set_sampler(self, seq_id: int, chain: Sampler | None) -> bool:
         """Run a sampler chain inside the graph of a sequence (upstream: `llama_set_sampler`); None takes it out.
 
-        The context keeps the chain alive.
+        The context keeps the chain alive. A chain can be attached once; attach its `clone()` elsewhere.
 
         Returns:
             Whether the device runs it; otherwise `Sampler.sample` computes it on the CPU as usual.
+
+        Raises:
+            InvalidArgumentError: It is no chain, was attached before, or belongs to another model.
         """
         if not 0 <= seq_id < self.n_seq_max:
             raise OutOfRangeError(f"sequence {seq_id!r}", hint=f"this context has sequences 0 to {self.n_seq_max - 1}")
         done = ffi.new("bool *")
         chain_ptr = ffi.NULL if chain is None else chain._enter()
         try:
-            if chain is not None and lib.llama_sampler_chain_get(chain_ptr, -1) == ffi.NULL:
-                raise InvalidArgumentError("only a sampler chain can run in the graph", hint="use Sampler.chain(...)")
             ptr = self._enter()
             try:
+                if chain is not None:
+                    chain._require_attachable(self.model)
                 status = lib.llc_set_sampler(ptr, seq_id, chain_ptr, done)
                 if status != lib.LLC_OK:
                     self._note(status)
@@ -330,7 +327,7 @@ class Context(InnerValueReader):
                     old._pinned_by.discard(self)
                 if chain is not None:
                     self._samplers[seq_id] = chain
-                    chain._pinned_by.add(self)
+                    chain._attach(self)
             finally:
                 self._exit()
         finally:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from ._native import ffi, lib
 
@@ -17,6 +19,7 @@ logger.addHandler(logging.NullHandler())
 _LINE_BYTES = 8192
 _lock = threading.Lock()
 _next_to_drain = 1
+_level = logging.INFO
 
 _LEVELS: dict[int, int] = {
     lib.GGML_LOG_LEVEL_DEBUG: logging.DEBUG,
@@ -38,8 +41,21 @@ def set_level(level: int) -> None:
         level: A level of the `logging` module; the default is `logging.INFO`. Lines below it are dropped in C.
             Errors carry no native log lines when it is above `logging.ERROR`.
     """
+    global _level
+    _level = level
     native = [value for value, python in sorted(_LEVELS.items()) if python >= level]
     lib.llc_log_set_level(native[0] if native else lib.GGML_LOG_LEVEL_CONT)
+
+
+@contextmanager
+def kept(level: int) -> Iterator[None]:
+    """Keep lines from `level` on for a while, even where `set_level` asked for fewer."""
+    before = _level
+    set_level(min(level, before))
+    try:
+        yield
+    finally:
+        set_level(before)
 
 
 def mark() -> int:
@@ -47,7 +63,8 @@ def mark() -> int:
     return int(lib.llc_log_next())
 
 
-def _lines(start: int) -> list[tuple[int, int, int, str]]:
+def lines(start: int) -> list[tuple[int, int, int, str]]:
+    """Return number, thread, native level and text of the lines from number `start` on that the ring still holds."""
     entry = ffi.new("struct llc_log_entry *")
     buffer = ffi.new("char[]", _LINE_BYTES)
     found = []
@@ -63,7 +80,7 @@ def problems_since(start: int) -> tuple[str, ...]:
     thread = int(lib.llc_thread_id())
     return tuple(
         line
-        for _, writer, level, line in _lines(start)
+        for _, writer, level, line in lines(start)
         if writer == thread and level >= lib.GGML_LOG_LEVEL_WARN
     )
 
@@ -76,9 +93,9 @@ def drain() -> int:
     """
     global _next_to_drain
     with _lock:
-        lines = _lines(_next_to_drain)
-        if lines:
-            _next_to_drain = lines[-1][0] + 1
-    for _, _, level, line in lines:
+        found = lines(_next_to_drain)
+        if found:
+            _next_to_drain = found[-1][0] + 1
+    for _, _, level, line in found:
         logger.log(_LEVELS.get(level, logging.INFO), "%s", line)
-    return len(lines)
+    return len(found)

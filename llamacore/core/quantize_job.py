@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -140,6 +141,12 @@ class Job:
 
     def _call(self, output: str, dry_run: bool, what: str, interval: float, progress: Progress | None) -> LineReader:
         """Run the native function in a thread, so that this one can read its log lines meanwhile."""
+        with log.kept(logging.INFO):
+            return self._call_logged(output, dry_run, what, interval, progress)
+
+    def _call_logged(
+        self, output: str, dry_run: bool, what: str, interval: float, progress: Progress | None
+    ) -> LineReader:
         readers: list[LineReader] = []
         failures: list[BaseException] = []
         ready = threading.Event()
@@ -185,9 +192,7 @@ class Job:
             if plan.tensors and len(plan.tensors) == plan.tensors[0].total - self._n_pruned():
                 break
         else:
-            raise QuantizeError(
-                "llama.cpp did not tell what it would do", hint="allow its log lines: log.set_level(logging.INFO)"
-            )
+            raise QuantizeError("llama.cpp did not tell what it would do", hint="try again when the machine is less busy")
         if not self._params.dry_run:
             if plan.needs_imatrix:
                 wanted = self._kind.name if self._kind is not None else "a copy"

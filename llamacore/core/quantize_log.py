@@ -47,7 +47,7 @@ class LineReader:
 
     def read(self) -> Iterator[TensorLine]:
         """Take in new lines and yield the tensors that they announce."""
-        for number, thread, _, line in log._lines(self._next):
+        for number, thread, _, line in log.lines(self._next):
             self._next = number + 1
             if thread != self._thread:
                 continue

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InvalidArgumentError, OutOfRangeError
+from ..errors import InvalidArgumentError, NativeError, OutOfRangeError
 from . import backend
-from ._native import lib
+from ._native import ffi, lib
+from ._status import raise_status
 from .sampler_handle import Item, SamplerHandle, name_of, seed_of
 
 if TYPE_CHECKING:
@@ -70,6 +71,44 @@ class SamplerChain(SamplerHandle):
             chain.close()
             raise
         return chain
+
+    @classmethod
+    def constrained(cls, grammar: Self, chain: Self) -> Self:
+        """Return a sampler that holds a chain to a grammar as upstream's tools do (`common_sampler_sample`).
+
+        The chain chooses without the grammar first. Only when its token does not fit, it chooses once more with the
+        grammar in front. In nearly every step the grammar then looks at one token instead of the whole vocabulary.
+
+        Args:
+            grammar: From `Sampler.grammar`; moved, the Python object given is spent afterwards.
+            chain: A sampler that chooses; moved.
+
+        Raises:
+            InvalidArgumentError: The first one is no grammar, or the two belong to different models.
+            ClosedError: One of them is closed or spent; nothing was moved.
+        """
+        if grammar._item.kind != "grammar" or chain is grammar:
+            raise InvalidArgumentError(f"{grammar!r} and {chain!r}", hint="give a Sampler.grammar(...) and a chain")
+        if chain._item.model not in (None, grammar._item.model):
+            raise InvalidArgumentError("the grammar and the chain belong to different models")
+        out = ffi.new("struct llama_sampler **")
+        first = grammar._enter()
+        try:
+            second = chain._enter()
+            try:
+                chain._require_unpinned()
+                status = lib.llc_sampler_constrained(first, second, out)
+                if status:
+                    raise_status(status, "making a constrained sampler", NativeError)
+                item = Item("constrained", grammar._item.model, items=[grammar._item, chain._item])
+                made = cls(out[0], item)
+                grammar._become_spent()
+                chain._become_spent()
+                return made
+            finally:
+                chain._exit()
+        finally:
+            grammar._exit()
 
     def add(self, sampler: Self) -> None:
         """Move a sampler to the end of this chain; the Python object given is spent afterwards.
@@ -164,8 +203,9 @@ class SamplerChain(SamplerHandle):
         """Describe a member of a chain; `remove(i)` takes it out."""
         chain = self._enter_chain()
         try:
-            member = lib.llama_sampler_chain_get(chain, self._index(i))
-            return SamplerInfo(name_of(member), seed_of(member))
+            index = self._index(i)
+            member = lib.llama_sampler_chain_get(chain, index)
+            return SamplerInfo(name_of(member), seed_of(member, self._item.items[index]))
         finally:
             self._exit()
 

@@ -38,7 +38,7 @@ class Item:
         kind: Name of the constructor.
         model: Model whose vocabulary it reads or whose size it was made for.
         window: Tokens of history that it looks at.
-        items: The members of a chain.
+        items: The members of a chain; of a constrained sampler the grammar and the chain.
     """
 
     kind: str
@@ -69,6 +69,7 @@ class SamplerHandle(Handle):
                 model._exit()
         self._item = item
         self._spent = False
+        self._attached = False
         self._claimed: list[Handle] = []
         self._token = ffi.new("llama_token *")
         self._bind(model)
@@ -111,6 +112,19 @@ class SamplerHandle(Handle):
                 "a context runs this sampler in its graph",
                 hint="take it out with ctx.set_sampler(seq_id, None), or close the context",
             )
+
+    def _require_attachable(self, model: Model) -> None:
+        if self._item.kind != "chain":
+            raise InvalidArgumentError("only a sampler chain can run in the graph", hint="use Sampler.chain(...)")
+        if self._attached:
+            raise InvalidArgumentError("this chain was attached to a context before", hint="attach its clone()")
+        if self._model_ptr is not None and self._model_ptr != model._core.ptr:
+            raise InvalidArgumentError("this chain belongs to another model", hint="make it with the context's model")
+
+    def _attach(self, context: Handle) -> None:
+        """Note that a context runs this chain in its graph, which upstream lets happen once in its life."""
+        self._attached = True
+        self._pinned_by.add(context)
 
     def _become_spent(self) -> None:
         """Give up the native object, which C owns from here on. The caller has entered this sampler."""
@@ -303,7 +317,7 @@ class SamplerHandle(Handle):
         """Seed in use, of a chain the last one; None when nothing here reports one (dist and mirostat do)."""
         ptr = self._enter()
         try:
-            return seed_of(ptr)
+            return seed_of(ptr, self._item)
         finally:
             self._exit()
 
@@ -314,12 +328,19 @@ class SamplerHandle(Handle):
         return f"<{type(self).__name__} {what}{f' ({state})' if state else ''}>"
 
 
+def part(ptr: Any, item: Item, index: int) -> Any:
+    """Pointer of one of the samplers that a sampler is made of, which stays its owner."""
+    if item.kind == "constrained":
+        return lib.llc_sampler_constrained_get(ptr, index)
+    return lib.llama_sampler_chain_get(ptr, index)
+
+
 def members(ptr: Any, item: Item) -> Iterator[tuple[Any, Item]]:
-    """Walk a sampler and all chains in it down to the samplers that are no chains."""
-    if item.kind != "chain":
+    """Walk a sampler and all that it is made of down to the samplers that are made of nothing."""
+    if item.kind not in ("chain", "constrained"):
         yield ptr, item
     for index, inner in enumerate(item.items):
-        yield from members(lib.llama_sampler_chain_get(ptr, index), inner)
+        yield from members(part(ptr, item, index), inner)
 
 
 def _same_kind(a: Any, of_a: Item, b: Any, of_b: Item) -> bool:
@@ -327,7 +348,7 @@ def _same_kind(a: Any, of_a: Item, b: Any, of_b: Item) -> bool:
     if a.iface != b.iface or of_a.model is not of_b.model or len(of_a.items) != len(of_b.items):
         return False
     return all(
-        _same_kind(lib.llama_sampler_chain_get(a, i), x, lib.llama_sampler_chain_get(b, i), y)
+        _same_kind(part(a, of_a, i), x, part(b, of_b, i), y)
         for i, (x, y) in enumerate(zip(of_a.items, of_b.items, strict=True))
     )
 
@@ -344,8 +365,10 @@ def name_of(ptr: Any) -> str:
     return text(lib.llama_sampler_name(ptr))
 
 
-def seed_of(ptr: Any) -> int | None:
+def seed_of(ptr: Any, item: Item) -> int | None:
     """Seed that a native sampler reports, None when it has none."""
+    if item.kind == "constrained":
+        return seed_of(part(ptr, item, 1), item.items[1])
     seed = int(lib.llama_sampler_get_seed(ptr))
     return None if seed == lib.LLAMA_DEFAULT_SEED else seed
 

@@ -68,6 +68,7 @@ class State:
             lib.LLAMA_STATE_SEQ_VERSION, lib.LLAMA_SESSION_VERSION, ffi.string(lib.llc_build_commit()),
             model.desc, model.size, model.n_params, model.n_vocab, model.n_embd, model.n_layer,
             sorted(model.metadata.items()), *context._memory_types, context.params.ctx_type, context.kv_unified,
+            bool(context.params.disable_attn_rot),
             # such a state is a reference to memory of this context, which the next one of the sequence overwrites
             (context._serial, context._device_states.get(seq)) if flags & StateFlags.ON_DEVICE else None,
         )  # fmt: skip

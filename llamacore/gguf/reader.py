@@ -83,6 +83,9 @@ class Metadata(Mapping[str, Value]):
         values = struct.unpack_from(f"<{entry.count}{CODES[kind]}", self._header, entry.start)
         return list(values) if entry.element is not None else values[0]
 
+    def __contains__(self, key: object) -> bool:
+        return key in self._entries
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
 
@@ -230,23 +233,28 @@ class _Cursor:
     def _scan(self, count: int, window: int, what: str) -> int:
         """Go past strings of 1 to 255 bytes, many at once; return how many.
 
-        A length field is eight bytes that read as 1 to 255. When the first one is at the current position and each
-        leads exactly to the next one, they are the strings that a walk would find.
+        Their length fields are a byte that is not zero and seven that are. When the first such place is the current
+        position and each leads exactly to the next one, they are the strings that a walk would find.
         """
         import numpy as np
 
         if window < 8:
             return 0
-        words = np.ndarray((window - 7,), dtype="<u8", buffer=self.buffer, offset=self.position, strides=(1,))
-        starts = np.flatnonzero(words - np.uint64(1) < 255)
+        data = np.frombuffer(self.buffer, np.uint8, window, self.position)
+        zero = data == 0
+        two = zero[:-1] & zero[1:]
+        four = two[:-2] & two[2:]
+        seven = four[:-3] & four[3:]
+        starts = np.flatnonzero(seven[1:] & ~zero[:-7])
         if not len(starts) or starts[0] != 0:
             return 0
-        ends = starts + 8 + words[starts].astype(np.int64)
+        lengths = data[starts].astype(np.int64)
+        ends = starts + 8 + lengths
         links = ends[:-1] == starts[1:]
         passed = min(count, (len(links) if links.all() else int(links.argmin())) + 1)
         if int(ends[passed - 1]) > self.size - self.position:
             self.fail(f"the last string of {what} ends after the file")
-        self.longest = max(self.longest, int(words[starts[:passed]].max()))
+        self.longest = max(self.longest, int(lengths[:passed].max()))
         self.position += int(ends[passed - 1])
         return passed
 

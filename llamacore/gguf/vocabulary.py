@@ -54,6 +54,8 @@ def check_vocabulary(model: ModelFile) -> None:
         model.fail(f"{model.describe('vocab_size')}, and the most is {_MAX_VOCAB}")
     kind = model.text("tokenizer.ggml.model")
     if _TOKENS in metadata and metadata.element_type(_TOKENS) is ValueType.STRING:
+        if not metadata.count(_TOKENS) and kind not in ("none", "no_vocab"):
+            model.fail(f"{_TOKENS} is empty")  # the "test" tokenizer divides by the number of tokens
         # naive_trie::insert takes a stack frame for each byte, llm_tokenizer_plamo2 the square of the length in memory
         longest = metadata.longest(_TOKENS)
         if kind in ("t5", "rwkv", "plamo2") and longest > _MAX_TRIE_TOKEN:

@@ -6,7 +6,10 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 #include <regex>
+#include <string>
+#include <vector>
 
 using llc::guarded;
 
@@ -37,6 +40,73 @@ void check_nesting(const char * text, const char * open, const char * close, con
         }
     }
 }
+
+// Upstream looks for left recursion without remembering what it has seen, and expands stacks in the same way: rules that
+// start with rules that start with rules cost time exponential in their number, and stack in proportion to it.
+class left_edge_check {
+public:
+    explicit left_edge_check(const llama_grammar_parser & parser)
+        : rules_(parser.rules), cost_(rules_.size()), open_(rules_.size()), may_be_empty_(rules_.size()) {
+        for (const auto & [name, id] : parser.symbol_ids) {
+            names_[id] = name;
+        }
+        for (size_t id = 0; id < rules_.size(); ++id) {
+            visit(id, 0);
+        }
+    }
+
+private:
+    static constexpr int      MAX_DEPTH = 1000;
+    static constexpr uint64_t MAX_COST  = 100000;
+
+    static bool ends(const llama_grammar_element & element) {
+        return element.type == LLAMA_GRETYPE_END || element.type == LLAMA_GRETYPE_ALT;
+    }
+
+    // number of rules that upstream visits from this one; the order of its steps matters to what it finds
+    uint64_t visit(size_t id, int depth) {
+        if (open_[id]) {
+            throw llc::invalid_argument("the rule '" + names_[id] + "' is left-recursive: it can start with itself");
+        }
+        if (cost_[id] != 0) {
+            return cost_[id];
+        }
+        if (depth > MAX_DEPTH) {
+            throw llc::invalid_argument("rules start with rules more than " + std::to_string(MAX_DEPTH) + " levels deep");
+        }
+        open_[id] = true;
+        const auto & rule = rules_[id];
+        bool at_start = true;
+        for (const auto & element : rule) {
+            if (ends(element) && at_start) {
+                may_be_empty_[id] = true;
+                break;
+            }
+            at_start = ends(element);
+        }
+        uint64_t cost = 1;
+        bool leftmost = true;
+        for (const auto & element : rule) {
+            if (element.type == LLAMA_GRETYPE_RULE_REF && leftmost) {
+                cost += visit(element.value, depth + 1);
+                leftmost = may_be_empty_[element.value];
+            } else {
+                leftmost = ends(element);
+            }
+        }
+        if (cost > MAX_COST) {
+            throw llc::invalid_argument("the rule '" + names_[id] + "' has too many ways to start");
+        }
+        open_[id] = false;
+        return cost_[id] = cost;
+    }
+
+    const llama_grammar_rules &     rules_;
+    std::map<uint32_t, std::string> names_;
+    std::vector<uint64_t>           cost_;
+    std::vector<bool>               open_;
+    std::vector<bool>               may_be_empty_;
+};
 
 // llama_grammar_parser::parse() writes what is wrong to stderr; this is its loop with the message kept.
 void check_gbnf(const struct llama_vocab * vocab, const char * gbnf, const char * root) {
@@ -77,6 +147,7 @@ void check_gbnf(const struct llama_vocab * vocab, const char * gbnf, const char 
     if (parser.symbol_ids.find(root) == parser.symbol_ids.end()) {
         throw llc::invalid_argument("the grammar has no rule '" + std::string(root) + "' to start from");
     }
+    left_edge_check{parser};
 }
 
 } // namespace

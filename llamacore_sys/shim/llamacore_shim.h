@@ -237,6 +237,11 @@ LLC_API enum llc_status llc_sampler_grammar(
         const struct llama_vocab * vocab, const char * gbnf, const char * root,
         const char ** patterns, size_t n_patterns, const llama_token * tokens, size_t n_tokens,
         struct llama_sampler ** sampler);
+/* a grammar and a chain as one sampler, which owns both: the chain is tried without the grammar first */
+LLC_API enum llc_status llc_sampler_constrained(
+        struct llama_sampler * grammar, struct llama_sampler * chain, struct llama_sampler ** sampler);
+/* part 0 is the grammar, part 1 the chain */
+LLC_API struct llama_sampler * llc_sampler_constrained_get(const struct llama_sampler * sampler, int32_t part);
 LLC_API enum llc_status llc_json_schema_to_gbnf(const char * json_schema, char ** gbnf);
 
 /* multimodal */

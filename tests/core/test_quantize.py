@@ -411,11 +411,9 @@ def test_model_files_are_no_importance_matrix(source: Path, tmp_path: Path) -> N
         load_imatrix(tmp_path / "none")
 
 
-def test_native_log_lines_are_needed(source: Path) -> None:
+def test_a_log_level_that_drops_its_lines_does_not_matter(source: Path) -> None:
     log.set_level(logging.ERROR)
     try:
-        with pytest.raises(QuantizeError, match="log"):
-            quantize(source, ftype="Q8_0", dry_run=True)
+        assert quantize(source, ftype="Q8_0", dry_run=True).tensors
     finally:
         log.set_level(logging.INFO)
-    assert quantize(source, ftype="Q8_0", dry_run=True).tensors

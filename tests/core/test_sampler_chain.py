@@ -15,6 +15,7 @@ from llamacore.errors import (
     ClosedError,
     InvalidArgumentError,
     OutOfRangeError,
+    SamplingError,
 )
 from llamacore.hub import demo_model_path
 from llamacore.testing import tiny_model
@@ -162,6 +163,90 @@ def test_another_model_with_the_same_vocabulary_is_fine(ctx: Context) -> None:
     with Model.load(demo_model_path()) as other:
         sampler = Sampler.chain(Sampler.penalties(other, 8, 1.5), Sampler.greedy())
         assert 0 <= sampler.sample(ctx) < other.n_vocab
+
+
+# a chain held to a grammar
+
+
+def held(model: Model, gbnf: str, *members: Sampler) -> Sampler:
+    return Sampler.constrained(Sampler.grammar(model, gbnf), Sampler.chain(*members))
+
+
+def test_constrained_chooses_alone_first_and_with_the_grammar_when_that_fails(model: Model) -> None:
+    (a,), (z,) = (model.vocab.tokenize(text, add_special=False) for text in ("a", "z"))
+    logits = np.zeros(model.n_vocab, dtype=np.float32)
+    logits[[a, z]] = 5, 9
+    fitting = held(model, 'root ::= "z"', Sampler.top_k(2), Sampler.greedy()).apply(logits)
+    assert (fitting.token, len(fitting)) == (z, 2)
+    assert np.isfinite(fitting.logits).all()  # the grammar has looked at the chosen token only
+    forced = held(model, 'root ::= "a"', Sampler.top_k(2), Sampler.greedy()).apply(logits)
+    assert forced.token == a
+    moved = held(model, 'root ::= "a"', Sampler.xtc(1.0, 0.001, 0, 1), Sampler.greedy()).apply(logits)
+    assert moved.token == a
+
+
+def test_constrained_writes_what_the_grammar_says(ctx: Context) -> None:
+    sampler = held(ctx.model, 'root ::= "maybe" | "perhaps"', Sampler.temp(2.0), Sampler.dist(5))
+    for _ in range(3):
+        text = b""
+        while not ctx.model.vocab.is_eog(token := sampler.sample(ctx)):
+            text += ctx.model.vocab.token_to_piece(token)
+        assert text in (b"maybe", b"perhaps")
+        sampler.reset()
+
+
+def test_constrained_has_state(ctx: Context) -> None:
+    sampler = held(
+        ctx.model, "root ::= [a-z ]*", Sampler.penalties(ctx.model, 8, 1.3), Sampler.temp(1.5), Sampler.dist(4)
+    )
+    assert sampler.seed == 4
+    saved, twin = sampler.clone(), sampler.clone()
+    first = [sampler.sample(ctx) for _ in range(8)]
+    assert [twin.sample(ctx) for _ in range(8)] == first
+    sampler.copy_state(saved)
+    assert [sampler.sample(ctx) for _ in range(8)] == first
+    sampler.reset()
+    assert [sampler.sample(ctx) for _ in range(8)] == first
+
+
+def test_constrained_prompt(model: Model) -> None:
+    sampler = held(model, 'root ::= "ab"', Sampler.penalties(model, 3, 2.0), Sampler.greedy())
+    sampler.accept_prompt([40, 41])
+    sampler.accept(42, is_generated=False)
+    sampler.accept(model.vocab.tokenize("a", add_special=False)[0])
+    with pytest.raises(SamplingError):
+        sampler.accept(model.vocab.tokenize("z", add_special=False)[0])
+
+
+def test_constrained_in_a_chain(ctx: Context) -> None:
+    inner = held(ctx.model, 'root ::= "x"', Sampler.dist(3))
+    chain = Sampler.chain(inner)
+    assert (chain.names, chain[0].seed, chain.seed) == (["constrained"], 3, None)
+    assert ctx.model.vocab.token_to_piece(chain.sample(ctx)) == b"x"
+
+
+def test_constrained_arguments(model: Model) -> None:
+    grammar, chain = Sampler.grammar(model, 'root ::= "a"'), Sampler.chain(Sampler.greedy())
+    with pytest.raises(InvalidArgumentError):
+        Sampler.constrained(chain, grammar)
+    with pytest.raises(InvalidArgumentError):
+        Sampler.constrained(grammar, grammar)
+    closed = Sampler.greedy()
+    closed.close()
+    with pytest.raises(ClosedError):
+        Sampler.constrained(grammar, closed)
+    with Model.load(demo_model_path()) as other:
+        with pytest.raises(InvalidArgumentError, match="different models"):
+            Sampler.constrained(grammar, Sampler.chain(Sampler.penalties(other, 8, 1.1)))
+        theirs = Sampler.constrained(Sampler.grammar(other, 'root ::= "a"'), chain.clone())
+    assert theirs.closed
+    made = Sampler.constrained(grammar, chain)
+    for spent in (grammar, chain):
+        with pytest.raises(ClosedError):
+            spent.reset()
+    with pytest.raises(InvalidArgumentError, match="no chain"):
+        len(made)
+    made.close()
 
 
 # state

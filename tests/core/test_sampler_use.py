@@ -339,3 +339,23 @@ def test_sampler_that_runs_in_a_graph(model: Model) -> None:
             twin.close()
     twin.close()
     chain.close()
+
+
+def test_a_chain_is_attached_once(model: Model) -> None:
+    chain = Sampler.chain(Sampler.top_k(5), Sampler.dist(1))
+    with model.context(n_ctx=256, n_seq_max=2, n_threads=1) as context:
+        context.set_sampler(0, chain)
+        for seq_id in (0, 1):
+            with pytest.raises(InvalidArgumentError, match="attached"):
+                context.set_sampler(seq_id, chain)
+        context.set_sampler(0, None)
+        with pytest.raises(InvalidArgumentError, match="attached"):
+            context.set_sampler(0, chain)
+        with pytest.raises(InvalidArgumentError, match="chain"):
+            context.set_sampler(0, Sampler.greedy())
+        context.set_sampler(0, chain.clone())
+    with pytest.raises(InvalidArgumentError, match="attached"):
+        model.context(n_ctx=256, samplers={0: chain})
+    twin = chain.clone()
+    with pytest.raises(InvalidArgumentError, match="two sequences"):
+        model.context(n_ctx=256, n_seq_max=2, samplers={0: twin, 1: twin})

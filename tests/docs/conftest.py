@@ -10,8 +10,10 @@ from functools import lru_cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+CARD = ROOT / "llamacore" / "data" / "README.md"
 PAGES = (
     *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")),
+    *((CARD,) if CARD.exists() else ()),  # the test of links fails when it does not
     *sorted((ROOT / "docs").rglob("*.md")),
 )
 
@@ -43,6 +45,7 @@ def run_cli(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str
     return subprocess.run(
         [sys.executable, "-m", "llamacore.cli.app", *arguments],
         input=stdin,
+        cwd=Path(__file__).parent,  # `-m` puts the current folder first, and the checkout's copy has no llamacore.cli
         env={**os.environ, "COLUMNS": "400", "NO_COLOR": "1", "TERM": "dumb", "PYTHONUTF8": "1"},
         capture_output=True,
         encoding="utf-8",

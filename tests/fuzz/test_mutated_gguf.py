@@ -21,6 +21,7 @@ from .worker import exercise
 
 N_CHILDREN = 2
 SECONDS_PER_FILE = 20
+MEBIBYTES_PER_FILE = 512  # of files below 5 MB and contexts of 64 tokens
 DEMO = sorted((Path(llamacore.__file__).parent / "data").glob("*.gguf"))
 SHAPE = {"n_embd": 32, "n_ff": 64, "n_head": 2, "n_ctx_train": 64}
 BASES = {
@@ -61,7 +62,6 @@ class Child:
     jobs: list[str]
     outcomes: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
-    slowest: float = 0.0
 
     def run(self) -> None:
         """Do all jobs."""
@@ -97,8 +97,9 @@ class Child:
                     how = "hung" if seconds >= SECONDS_PER_FILE else f"ended with {worker.returncode}"
                     self.failures.append(f"{job} ({start.strip()}) {how}: {''.join(errors[-20:])}")
                     return
-                _, _, _, taken, outcome = done.rstrip("\n").split(" ", 4)
-                self.slowest = max(self.slowest, float(taken))
+                _, _, _, _, grown, outcome = done.rstrip("\n").split(" ", 5)
+                if int(grown) > MEBIBYTES_PER_FILE:
+                    self.failures.append(f"{job} ({start.strip()}) took {grown} MiB")
                 self.outcomes[outcome.split(":")[0]] += 1
             worker.stdin.close()
             worker.wait()

@@ -21,6 +21,7 @@ COVERED = {
     "mtmd.h": "tools/mtmd/mtmd.h",
     "mtmd-helper.h": "tools/mtmd/mtmd-helper.h",
 }
+OURS = {"callbacks.h"}  # no upstream header to compare with
 PREFIXES = ("llama_", "ggml_", "gguf_", "mtmd_")
 
 API_MARKER = re.compile(r"\b(?:LLAMA|MTMD|GGML|GGML_BACKEND)_API\b")
@@ -185,8 +186,7 @@ def upstream(headers: dict[str, Header]) -> Header:
 
 @pytest.fixture(scope="module")
 def cdef_files() -> dict[str, Header]:
-    order = (CDEF_DIR / "ORDER").read_text(encoding="utf-8").split()
-    return {name: parse((CDEF_DIR / name).read_text(encoding="utf-8")) for name in order}
+    return {name: parse((CDEF_DIR / name).read_text(encoding="utf-8")) for name in COVERED}
 
 
 @pytest.fixture(scope="module")
@@ -198,9 +198,10 @@ def cdef(cdef_files: dict[str, Header]) -> Header:
     return whole
 
 
-def test_order_names_every_cdef_file(cdef_files: dict[str, Header]) -> None:
-    assert sorted(cdef_files) == sorted(path.name for path in CDEF_DIR.glob("*.h"))
-    assert set(cdef_files) == set(COVERED)
+def test_order_names_every_cdef_file() -> None:
+    order = (CDEF_DIR / "ORDER").read_text(encoding="utf-8").split()
+    assert sorted(order) == sorted(path.name for path in CDEF_DIR.glob("*.h"))
+    assert set(order) == set(COVERED) | OURS
 
 
 def test_every_public_header_is_covered_or_excepted(upstream_source: Path) -> None:
