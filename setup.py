@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: the native build as `build_ext`, and `cli/` installed as `llamacore.cli`."""
+"""What pyproject.toml cannot say: the native build as `build_ext`."""
 
 from __future__ import annotations
 
@@ -50,12 +50,7 @@ class build_ext(_build_ext):
 
 
 setup(
-    packages=[
-        *find_packages(include=["llamacore", "llamacore.*", "llamacore_sys"]),
-        "llamacore.cli",
-        *(f"llamacore.cli.{name}" for name in find_packages("cli")),
-    ],
-    package_dir={"llamacore.cli": "cli"},
+    packages=find_packages(include=["llamacore", "llamacore.*", "llamacore_sys"]),
     # No sources: the entry makes the wheel platform-specific and names the extension.
     ext_modules=[Extension("llamacore_sys._native", sources=[], py_limited_api=ABI3)],
     cmdclass={"build": build, "build_ext": build_ext},

@@ -1,7 +1,7 @@
 """llamacore: language models of the GGUF format inside a Python process, on llama.cpp's own libraries.
 
 Layout, arrows pointing down:
-    cli/ (llamacore.cli)   the commands, one file each
+    cli/                   the commands, one file each
     llama.py               Llama, the facade
     engine/                requests in, text out
     chat/                  templates

@@ -318,6 +318,7 @@ MODELS: dict[str, tuple[str, Change, str]] = {
     "many heads": ("llama", _set("llama.attention.head_count_kv", 2**31), "fit no memory"),
     "huge state": ("qwen35", _set("qwen35.ssm.inner_size", 2**31), "fits no memory"),
     "huge encoder context": ("t5", _set("t5.context_length", 2**31), "context_length"),
+    "no fused projection": ("qwen35", _without("blk.0.attn_qkv.weight"), "needs tensor 'blk.0.attn_qkv.weight'"),
     "no position bias": ("t5", _without("dec.blk.0.attn_rel_b.weight"), "dec.blk.0.attn_rel_b.weight"),
     "huge vocabulary": ("llama", _set("llama.vocab_size", 2**31), "vocab_size"),
     "long token in a trie": (

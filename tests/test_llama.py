@@ -16,7 +16,7 @@ PROMPT = "Once upon a time"
 
 @pytest.fixture(scope="module")
 def llama(demo_path):
-    with lc.Llama(demo_path, n_ctx=512) as llama:
+    with lc.Llama(demo_path, n_threads=1, n_ctx=512) as llama:
         yield llama
 
 
@@ -24,7 +24,7 @@ def by_hand(llama, prompt, n):
     """Greedy tokens by the primitives, as a reference."""
     vocab = llama.model.vocab
     tokens = vocab.tokenize(prompt)
-    with llama.model.context(n_ctx=512) as ctx, lc.Sampler.greedy() as sampler:
+    with llama.model.context(n_ctx=512, n_threads=1) as ctx, lc.Sampler.greedy() as sampler:
         batch = lc.Batch(512)
         batch.add_tokens(tokens)
         ctx.decode(batch)
@@ -93,7 +93,7 @@ def test_max_tokens_zero_generates_nothing(llama):
 
 def test_a_full_context_ends_with_length(demo_path):
     """Generation stops when the context is full, without an error, with every place used."""
-    with lc.Llama(demo_path, n_ctx=256) as llama:
+    with lc.Llama(demo_path, n_threads=1, n_ctx=256) as llama:
         completion = llama.generate(PROMPT, temperature=0, ignore_eos=True)
         assert "length" == completion.finish_reason
         assert llama.context.n_ctx_seq + 1 == completion.usage.total_tokens
@@ -111,7 +111,7 @@ def test_a_long_prompt_is_split_into_batches(demo_path):
     prompt = [10 + i % 50 for i in range(200)]
     texts = []
     for n_batch in (16, 256):
-        with lc.Llama(demo_path, n_ctx=512, n_batch=n_batch) as llama:
+        with lc.Llama(demo_path, n_threads=1, n_ctx=512, n_batch=n_batch) as llama:
             texts.append(llama.generate(prompt, max_tokens=10, temperature=0).text)
     assert texts[0] == texts[1]
 
@@ -182,7 +182,7 @@ def test_a_closed_generation_has_no_result(llama):
 
 def test_closing_a_running_llama(demo_path):
     """close() while another thread iterates ends that iteration with an error of ours, not a crash."""
-    llama = lc.Llama(demo_path, n_ctx=2048)
+    llama = lc.Llama(demo_path, n_threads=1, n_ctx=2048)
     outcome = []
 
     def read():

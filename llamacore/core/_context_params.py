@@ -24,6 +24,7 @@ _PLAIN = (
     "rope_freq_base", "rope_freq_scale", "yarn_ext_factor", "yarn_attn_factor", "yarn_beta_fast", "yarn_beta_slow",
     "yarn_orig_ctx", "embeddings", "offload_kqv", "no_perf", "op_offload", "swa_full", "kv_unified",
 )  # fmt: skip
+_CELL_BYTES = 48  # that upstream keeps in host memory for each position: its number and the set of its sequences
 _NAMED = ("ctx_type", "rope_scaling_type", "pooling_type", "attention_type")
 
 
@@ -115,12 +116,20 @@ def _samplers(model: Model, native: Any, params: ContextParams, keep: list[Any])
 
 def _require_memory(model: Model, native: Any) -> None:
     """Refuse a KV cache larger than the machine: the kernel grants such memory and kills the process when it is used."""
-    if model.is_recurrent or model.is_hybrid or model.n_swa or model.devices:
-        return  # what they need is less, or elsewhere
+    if model.is_recurrent:
+        return
     try:
         available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):
         return
+    if int(native.n_ctx) * _CELL_BYTES > available:
+        raise OutOfMemoryError(
+            f"the positions of n_ctx={int(native.n_ctx)} alone take {int(native.n_ctx) * _CELL_BYTES / 2**30:.0f} GiB, "
+            f"this machine has {available / 2**30:.1f} GiB",
+            hint="use a smaller n_ctx",
+        )
+    if model.is_hybrid or model.n_swa or model.devices:
+        return  # the data that they need is less, or elsewhere
     arch = model.arch
     head = int(model.metadata.get(f"{arch}.attention.key_length", 0)) or model.n_embd // max(model.n_head, 1)
     n_ctx = int(native.n_ctx) or model.n_ctx_train

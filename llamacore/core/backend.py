@@ -70,8 +70,6 @@ def init() -> None:
         NativeError: No usable back end was found beside the libraries.
     """
     global _ready
-    if _ready:
-        return
     with _lock:
         if _ready:
             return
@@ -80,7 +78,7 @@ def init() -> None:
         status = lib.llc_backend_init(lib_dir.encode())
         if status != lib.LLC_OK:
             raise_status(
-                status, "initialising llama.cpp", NativeError, mark=mark, hint="run `llamacore doctor`, or reinstall"
+                status, "initialising llama.cpp", NativeError, mark=mark, hint="reinstall llamacore, or check LLAMACORE_LIB_DIR"
             )
         _ready = True
 

@@ -50,7 +50,7 @@ class TensorCapture(Handle):
             *layers: At least one; checked against the model when the context is created.
             max_bytes: Most that one decode may capture; more is an error of that decode.
         """
-        if not layers or any(not isinstance(layer, int) or layer < 0 for layer in layers):
+        if not layers or min(layers) < 0:
             raise OutOfRangeError(f"layers {layers!r}", hint="give one or more layer numbers from 0")
         return cls([f"{_LAYER_OUTPUT}{layer}" for layer in layers], [], max_bytes)
 
@@ -130,7 +130,8 @@ class TensorCapture(Handle):
                 shape.pop(0)
             count = int(np.prod(shape))
             flat = np.frombuffer(ffi.buffer(captured.data, count * 4), dtype=np.float32) if count else np.empty(0, "f4")
-            return flat.reshape(shape).copy()
+            values: NDArray[np.float32] = flat.reshape(shape).copy()
+            return values
         finally:
             self._exit()
 

@@ -23,6 +23,7 @@ from ._batch_check import require_sound
 from ._context_params import native_context_params
 from ._inner_values import InnerValueReader
 from ._native import ffi, lib, text
+from ._rollback import Rollback
 from ._status import raise_status
 from ._threads import ThreadPools
 from .batch import Batch
@@ -82,6 +83,7 @@ class Context(InnerValueReader):
         self._logits_computed = self._embd_computed = False
         self._layer_inputs: dict[int, bool] = {}
         self._n_rows = 0
+        self._rollback = Rollback(self.n_rs_seq)
         self._device_states: dict[int, int] = {}  # sequence to the number of states taken on the device
         self._log_mark = log.mark()
 
@@ -123,7 +125,14 @@ class Context(InnerValueReader):
                 raise_status(status, what, ContextError, mark=mark, hint="check the parameters, or use a smaller n_ctx")
             pools.attach(out[0])
             log.drain()
-            return cls(out[0], model, params, pools, cancel, (native, *keep))
+            context = cls(out[0], model, params, pools, cancel, (native, *keep))
+            if context.n_rs_seq and context.n_ubatch <= context.n_rs_seq + 1:  # upstream asserts in the first decode
+                context.close()
+                raise InvalidArgumentError(
+                    f"n_rs_seq={context.n_rs_seq} with n_ubatch={context.n_ubatch}",
+                    hint=f"n_ubatch and n_batch must be at least {context.n_rs_seq + 2}",
+                )
+            return context
         finally:
             model._exit()
 
@@ -190,6 +199,7 @@ class Context(InnerValueReader):
                 self._raise_compute(status, "encoding" if encode else "decoding", len(batch))
             self._inner_values_computed(len(batch))
             self._pools.trim()
+            self._rollback.decoded(batch)
             self._logits_computed = self._is_diffusion or (self._has_memory and not encode)
             self._embd_computed = self.pooling_type == "none" and (self._embeddings or (encode and self._has_encoder))
             if encode:

@@ -62,23 +62,36 @@ class Memory:
 
     def clear(self, *, data: bool = True) -> None:
         """Forget everything; with `data` the buffers are zeroed as well."""
+        self._context._rollback.forget_all()
         self._call("clearing the memory", lambda ptr: int(lib.llc_memory_clear(ptr, bool(data))))
 
     def seq_rm(self, seq_id: int, p0: int = -1, p1: int = -1) -> bool:
         """Remove positions [p0, p1) of a sequence, or of every sequence when `seq_id` is -1.
 
         Returns:
-            False when the memory cannot remove a part of a sequence (recurrent state); nothing was removed then.
+            False when the memory cannot remove a part of a sequence (recurrent state); nothing was removed then. With
+            `n_rs_seq` the last tokens can be, as long as one of the last decode of the sequence is left.
         """
         self._seq(seq_id, any_seq=True)
         self._pos(p0, p1)
         if seq_id == -1 and p0 <= 0 and p1 < 0:  # recurrent memories take no -1
             return all([self.seq_rm(seq) for seq in range(self._context.n_seq_max)])  # noqa: C419 (each is to be removed)
+        rollback = self._context._rollback
+        part = False
+        if self._recurrent and p0 > 0 and seq_id >= 0:
+            last = self.seq_pos_max(seq_id)
+            part = p0 <= last and (p1 < 0 or p1 > last)
+            if part and not rollback.allows(seq_id, last - p0 + 1):
+                return False
         done = ffi.new("bool *")
         self._call(
             f"removing positions {p0} to {p1} of sequence {seq_id}",
             lambda ptr: int(lib.llc_memory_seq_rm(ptr, seq_id, p0, p1, done)),
         )
+        if part and done[0]:
+            rollback.used(seq_id)
+        elif p0 <= 0 and p1 < 0:
+            rollback.forget(seq_id)
         return bool(done[0])
 
     def seq_cp(self, src: int, dst: int, p0: int = -1, p1: int = -1) -> None:
@@ -86,7 +99,7 @@ class Memory:
 
         Raises:
             UnsupportedError: A part of a sequence was to be copied between separate memories, which needs a context
-                with `kv_unified=True`, or of a recurrent state, which has no parts.
+                with `kv_unified=True`, or of a recurrent state, which has no parts; or the source was rolled back.
         """
         self._seq(src)
         self._seq(dst)
@@ -102,9 +115,15 @@ class Memory:
                     f"{what}: the sequences have separate memories",
                     hint="copy the whole sequence, or create the context with kv_unified=True",
                 )
+        if self._context._rollback.pending(src):
+            raise UnsupportedError(
+                f"copying sequence {src} to {dst}: it was rolled back", hint="decode a token of it before it is copied"
+            )
         self._call(
             f"copying sequence {src} to {dst}", lambda ptr: int(lib.llc_memory_seq_cp(ptr, src, dst, p0, p1))
         )
+        if src != dst:
+            self._context._rollback.forget(src, dst)
 
     def seq_keep(self, seq_id: int) -> None:
         """Remove every other sequence."""

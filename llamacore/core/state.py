@@ -26,6 +26,7 @@ _HEADER = struct.Struct("<8sII16sQ")
 _CRC = struct.Struct("<I")
 _PAYLOAD = _HEADER.size + _CRC.size
 _SOURCE = struct.Struct("=4xi")  # upstream's head of a sequence state: magic, sequence it was taken from
+_LENGTH = struct.Struct("=I")
 _FILE_HEAD = struct.Struct("=III")  # of upstream's session files: magic, version, number of tokens
 
 
@@ -150,6 +151,7 @@ class State:
 
     def _restore(self, seq: int, flags: int, payload: bytes | bytearray | memoryview, what: str, hint: str) -> None:
         context = self._context
+        context._rollback.forget_all()
         if seq >= 0 and context._has_memory and not flags & StateFlags.PARTIAL_ONLY:
             context.memory.seq_rm(seq)  # upstream leaves it as it is when the saved one was empty
         read = ffi.new("size_t *")
@@ -234,6 +236,10 @@ class State:
         tokens = struct.unpack_from(f"={n_tokens}i", data, _FILE_HEAD.size)
         # not upstream's own reader, which goes on past the end of a file
         payload = memoryview(data)[start:]
+        name = self._context.model.arch.encode()
+        if seq < 0 and payload[: _LENGTH.size + len(name)] != _LENGTH.pack(len(name)) + name:
+            # upstream looks too, after allocating as much as the file says that the name takes
+            raise StateError(f"{what}: it was saved by a model of another architecture", hint="use the same model")
         whole = payload if seq < 0 else b"".join((self._sequence_head(seq), payload))
         self._restore(seq, 0, whole, what, "was it saved by this model and context size?")
         return list(tokens)

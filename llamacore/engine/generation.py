@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -234,13 +233,13 @@ class SingleSequence:
         self._pieces = pieces
         self._on_end = on_end
         self._ended = False
-        self._cancelled = threading.Event()
+        self._cancelled = False
         self._done = _Progress()
         self._assembler = TextAssembler(params.stop)
 
     def cancel(self) -> None:
         """Ask it to end, from any thread."""
-        self._cancelled.set()
+        self._cancelled = True
         if not self._ended:
             self._context.cancel()
 
@@ -257,7 +256,7 @@ class SingleSequence:
         step = min(context.n_batch, context.n_ubatch)  # between steps a cancel takes effect on every back end
         batch = Batch(min(step, len(prompt)))
         for start in range(0, len(prompt), step):
-            if self._cancelled.is_set():
+            if self._cancelled:
                 raise AbortedError("cancelled")
             batch.clear()
             part = prompt[start : start + step]
@@ -278,7 +277,7 @@ class SingleSequence:
                     self._prefill()
                     finish = yield from self._tokens(started)
             except AbortedError:
-                if not self._cancelled.is_set():
+                if not self._cancelled:
                     raise
             rest = self._assembler.finish()
             done.text.append(rest)
@@ -293,6 +292,7 @@ class SingleSequence:
         n_past = len(self._prompt)
         limit = min(params.max_tokens or context.n_ctx_seq, context.n_ctx_seq - n_past + 1)
         batch, assembler = Batch(1), self._assembler
+        batch.add(0, n_past, output=True)
         token = sampler.sample(context, -1)
         now = time.perf_counter()
         done.prompt_ms = (now - started) * 1000
@@ -319,10 +319,9 @@ class SingleSequence:
                     return "stop"
                 if len(done.tokens) >= limit:
                     return "length"
-                if self._cancelled.is_set():
+                if self._cancelled:
                     return "cancelled"
-                batch.clear()
-                batch.add(token, n_past, output=True)
+                batch.set_token(token, n_past)
                 context.decode(batch)
                 n_past += 1
                 token = sampler.sample(context, -1)

@@ -51,16 +51,17 @@ class StopMatcher:
         if any(not stop for stop in stops):
             raise InvalidArgumentError("a stop string is empty", hint="leave it out")
         self._stops = tuple(dict.fromkeys(stops))
+        self._firsts = frozenset(stop[0] for stop in self._stops)
         self._held = ""
         self.matched: str | None = None
         """The stop string that was found."""
 
     def push(self, text: str) -> str:
         """Take more text and return what can be emitted; once a stop is found, only what comes before it."""
-        if not self._stops:
-            return text
         if self.matched is not None:
             return ""
+        if not self._held and self._firsts.isdisjoint(text):
+            return text  # no stop string can begin in it, which is nearly always so
         text = self._held + text
         found = [(at + len(stop), at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
@@ -93,6 +94,7 @@ class TextAssembler:
 
     def __init__(self, stops: Sequence[str] = ()) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._split = False  # the decoder holds a part of a character
         self._matcher = StopMatcher(stops)
 
     @property
@@ -102,11 +104,12 @@ class TextAssembler:
 
     def push(self, piece: bytes) -> str:
         """Take the bytes of a token and return the text that is certain by now, which may be empty."""
-        return self._matcher.push(self._decoder.decode(piece))
+        if not self._split and piece.isascii():
+            return self._matcher.push(piece.decode("ascii"))
+        text = self._decoder.decode(piece)
+        self._split = bool(self._decoder.getstate()[0])
+        return self._matcher.push(text)
 
     def finish(self) -> str:
         """Return the rest, at the end of the generation."""
-        if self.matched is not None:
-            return ""
-        rest = self._matcher.push(self._decoder.decode(b"", final=True))
-        return rest if self.matched is not None else rest + self._matcher.finish()
+        return self._matcher.push(self._decoder.decode(b"", final=True)) + self._matcher.finish()

@@ -29,7 +29,6 @@ from .vocabulary import check_vocabulary
 _MAX_ROW = 1 << 18  # elements of the keys, or the values, of one token in one layer
 _MAX_STATE = 1 << 28  # elements of the recurrent state of one layer and sequence
 _MAX_ENCODER_CONTEXT = 1 << 20
-_BLOCK = re.compile(r"^((?:enc\.|dec\.)?blk\.\d+\.)(.+)$")
 _KIND = re.compile(
     r"^(?:(?:enc|dec)\.)?(?:(?:blk|posnet|convnext)\.\d+\.)?(.+?)(?:\.(weight|bias|scale|input_scale))?$"
 )
@@ -52,19 +51,18 @@ def _check_companions(model: ModelFile) -> None:
     n_parts = model.file.metadata.get("split.count", 0)
     if not names or (isinstance(n_parts, int) and n_parts > 1):
         return  # the parts of a split model may share a block between them
-    for needed in NEEDED.get(model.arch, ()):
-        if needed not in names:
-            model.fail(f"{model.arch} needs tensor {needed!r}, which is missing")
-    companions = COMPANIONS.get(model.arch, ())
-    if not companions:
-        return
-    for name in names:
-        block = _BLOCK.match(name)
-        for companion in companions:
-            if not block or block[2] != companion.present:
+    for name in NEEDED.get(model.arch, ()):
+        if name not in names:
+            model.fail(f"{model.arch} needs tensor {name!r}, which is missing")
+    for present, groups in COMPANIONS.get(model.arch, ()):
+        first = f".{present[0]}.weight"
+        for block in (name.removesuffix(first) for name in names if name.endswith(first)):
+            if not all(f"{block}.{name}.weight" in names for name in present):
                 continue
-            if not any(block[1] + needed in names for needed in companion.needed):
-                model.fail(f"{model.arch} needs tensor {block[1] + companion.needed[0]!r} beside {name!r}")
+            for group in groups:
+                wanted = [f"{block}.{name}" + ("" if name.endswith(".bias") else ".weight") for name in group]
+                if not any(name in names for name in wanted):
+                    model.fail(f"{model.arch} needs tensor {wanted[0]!r} beside {block + first!r}")
 
 
 def _check_rope(model: ModelFile) -> None:

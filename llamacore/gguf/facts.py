@@ -6,8 +6,6 @@ the graphs in src/models, and confirmed by damaging a model of every architectur
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 # LLAMA_ROPE_TYPE_NONE: the rope keys of these are not used
 _NO_ROPE = """
     clip gpt2 gptj mpt refact bloom mamba mamba2 jamba jina-bert-v2 t5 t5encoder jais rwkv6 rwkv6qwen2 rwkv7 arwkv7
@@ -43,33 +41,32 @@ _ELEMENTWISE = """
 ELEMENTWISE = frozenset(_ELEMENTWISE.split())
 
 
-@dataclass(frozen=True)
-class Companion:
-    """A tensor that the loader takes for optional and the graph reads without looking.
-
-    Attributes:
-        present: Name within a block whose presence makes the other one necessary.
-        needed: Names, any one of which will do.
-    """
-
-    present: str
-    needed: tuple[str, ...]
-
-
-COMPANIONS: dict[str, tuple[Companion, ...]] = {
-    arch: (Companion("ssm_conv1d.weight", ("ssm_conv1d.bias",)),)
-    for arch in ("falcon-h1", "granitehybrid", "nemotron_h", "nemotron_h_moe")
-} | {
-    "glm-dsa": tuple(
-        Companion(f"indexer.{one}.weight", (f"indexer.{other}.weight",))
-        for one in ("attn_k", "attn_q_b", "proj")
-        for other in ("attn_k", "attn_q_b", "proj")
-        if one != other
-    ),
-    "hy_v3": (
-        Companion("ffn_gate_inp.weight", ("ffn_gate_up_exps.weight", "ffn_gate_exps.weight")),
-        Companion("ffn_gate_inp.weight", ("ffn_gate_up_exps.weight", "ffn_up_exps.weight")),
-    ),
+# within a block, without `.weight`: when the first tensors are there, one of each group must be. The loader takes them
+# for optional and the graph reads them without looking
+_Companion = tuple[tuple[str, ...], list[tuple[str, ...]]]
+_HYBRID: _Companion = (("ssm_conv1d",), [("ssm_conv1d.bias",)])
+_DELTA_NET: _Companion = (("ssm_out",), [("attn_qkv",), ("attn_gate",)])
+_ATTENTION: _Companion = (("attn_output",), [("attn_q", "attn_qkv"), ("attn_k", "attn_qkv"), ("attn_v", "attn_qkv")])
+_INDEXER: list[tuple[str, ...]] = [("indexer.attn_k",), ("indexer.attn_q_b",), ("indexer.proj",)]
+COMPANIONS: dict[str, list[_Companion]] = {
+    "falcon-h1": [_HYBRID],
+    "glm-dsa": [(name, _INDEXER) for name in _INDEXER],
+    "granitehybrid": [_HYBRID],
+    "hy_v3": [
+        (
+            ("ffn_gate_inp",),
+            [("ffn_gate_up_exps", "ffn_gate_exps"), ("ffn_gate_up_exps", "ffn_up_exps"), ("ffn_down_exps",)],
+        )
+    ],
+    "kimi-k3": [(("ffn_gate_shexp",), [("ffn_up_shexp",), ("ffn_down_shexp",)])],
+    "mimo2": [(("ffn_gate_inp",), [("ffn_up_exps",), ("ffn_down_exps",)])],
+    "nemotron_h": [_HYBRID],
+    "nemotron_h_moe": [_HYBRID],
+    "phi3": [_ATTENTION],
+    "pockettts": [_ATTENTION],
+    "qwen35": [_DELTA_NET],
+    "qwen35moe": [_DELTA_NET],
+    "qwen3next": [(("ssm_out",), [("attn_qkv", "ssm_in")]), (("ssm_out", "attn_qkv"), [("attn_gate",)])],
 }
 
 # tensors that the graph reads without looking in every model of the architecture

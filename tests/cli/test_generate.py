@@ -16,7 +16,9 @@ PROMPT = "Tell me a happy story."
 def start(*args, **kwargs):
     """Start the command; output is captured as bytes."""
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([sys.executable, "-m", "llamacore.cli.app", "generate", *args], **{**pipes, **kwargs})
+    # one thread: the model is tiny, and threads that wait for one another on a busy machine only cost time
+    command = [sys.executable, "-m", "llamacore.cli.app", "generate", "-t", "1", *args]
+    return subprocess.Popen(command, **{**pipes, **kwargs})
 
 
 def run(*args, stdin=b""):

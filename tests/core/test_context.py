@@ -402,8 +402,8 @@ def test_cancel_from_another_thread(tiny):
 
 
 def test_perf_counts_tokens(tiny):
-    """Prompt tokens and single tokens are counted apart, and forgotten by perf_reset()."""
-    with tiny().context(n_ctx=256, n_threads=1) as ctx:
+    """Prompt tokens and single tokens are counted and timed apart, and forgotten by perf_reset()."""
+    with tiny().context(n_ctx=256, n_threads=1, no_perf=False) as ctx:
         feed(ctx, words(10))
         for token in words(3):
             feed(ctx, [token])

@@ -45,7 +45,7 @@ def run_cli(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str
     return subprocess.run(
         [sys.executable, "-m", "llamacore.cli.app", *arguments],
         input=stdin,
-        cwd=Path(__file__).parent,  # `-m` puts the current folder first, and the checkout's copy has no llamacore.cli
+        cwd=Path(__file__).parent,  # `-m` puts the current folder first; this one has no copy of the package
         env={**os.environ, "COLUMNS": "400", "NO_COLOR": "1", "TERM": "dumb", "PYTHONUTF8": "1"},
         capture_output=True,
         encoding="utf-8",
