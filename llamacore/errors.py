@@ -1,29 +1,29 @@
 """Every error this package raises on purpose, in one tree.
 
-    LlamaCoreError
-    ├── InvalidArgumentError      (ValueError)         an argument that upstream must not see
-    │   ├── GrammarError                               GBNF, trigger pattern or JSON schema that does not parse
-    │   └── TemplateError                              chat template that does not render
-    ├── OutOfRangeError           (IndexError)         token, row, layer or sequence number outside its range
-    ├── OutputError               (LookupError)        logits or embeddings that were never computed
-    ├── UnsupportedError          (RuntimeError)       this model, memory or build cannot do that
-    ├── ModelLoadError            (OSError)            a model file could not be loaded
-    │   ├── ModelNotFoundError    (FileNotFoundError)
-    │   ├── InvalidModelError     (ValueError)         the file is not a sound GGUF model
-    │   └── LoadCancelledError                         the progress callback said stop
-    ├── ContextError              (RuntimeError)       a context could not be created
-    ├── DecodeError               (RuntimeError)       decode or encode failed
-    │   ├── NoKvSlotError                              the memory has no room for the batch
-    │   └── AbortedError                               cancelled while it computed
-    ├── SamplingError             (RuntimeError)       a sampler chain selected no token
-    ├── StateError                (RuntimeError)       a saved state does not fit or is damaged
-    ├── AdapterError              (RuntimeError)       LoRA adapter or control vector that does not fit
-    ├── QuantizeError             (RuntimeError)       quantisation failed
-    ├── ClosedError               (RuntimeError)       used after close()
-    ├── BusyError                 (RuntimeError)       in use by another thread right now
-    ├── BrokenError               (RuntimeError)       a native assertion failed in it: only close() is left
-    ├── OutOfMemoryError          (MemoryError)        native memory ran out
-    └── NativeError               (RuntimeError)       an unforeseen exception of the native code
+LlamaCoreError
+├── InvalidArgumentError      (ValueError)         an argument that upstream must not see
+│   ├── GrammarError                               GBNF, trigger pattern or JSON schema that does not parse
+│   └── TemplateError                              chat template that does not render
+├── OutOfRangeError           (IndexError)         token, row, layer or sequence number outside its range
+├── OutputError               (LookupError)        logits or embeddings that were never computed
+├── UnsupportedError          (RuntimeError)       this model, memory or build cannot do that
+├── ModelLoadError            (OSError)            a model file could not be loaded
+│   ├── ModelNotFoundError    (FileNotFoundError)
+│   ├── InvalidModelError     (ValueError)         the file is not a sound GGUF model
+│   └── LoadCancelledError                         the progress callback said stop
+├── ContextError              (RuntimeError)       a context could not be created
+├── DecodeError               (RuntimeError)       decode or encode failed
+│   ├── NoKvSlotError                              the memory has no room for the batch
+│   └── AbortedError                               cancelled while it computed
+├── SamplingError             (RuntimeError)       a sampler chain selected no token
+├── StateError                (RuntimeError)       a saved state does not fit or is damaged
+├── AdapterError              (RuntimeError)       LoRA adapter or control vector that does not fit
+├── QuantizeError             (RuntimeError)       quantisation failed
+├── ClosedError               (RuntimeError)       used after close()
+├── BusyError                 (RuntimeError)       in use by another thread right now
+├── BrokenError               (RuntimeError)       a native assertion failed in it: only close() is left
+├── OutOfMemoryError          (MemoryError)        native memory ran out
+└── NativeError               (RuntimeError)       an unforeseen exception of the native code
 """
 
 from __future__ import annotations

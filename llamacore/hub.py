@@ -17,5 +17,7 @@ def demo_model_path() -> Path:
     """
     path = Path(__file__).parent / "data" / DEMO_MODEL
     if not path.is_file():
-        raise ModelNotFoundError(f"the demo model is missing: there is no {path}", hint="reinstall llamacore, or give a model")
+        raise ModelNotFoundError(
+            f"the demo model is missing: there is no {path}", hint="reinstall llamacore, or give a model"
+        )
     return path

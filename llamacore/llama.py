@@ -7,7 +7,7 @@ import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any
 
 from .chat.template import ChatTemplate, Message, control_texts, protect, tokenize
 from .core.model import Model, Progress
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from .sampling import SamplingOptions
 
-StrPath = Union[str, "os.PathLike[str]"]
-Prompt = Union[str, Sequence[int]]
+StrPath = str | os.PathLike[str]
+Prompt = str | Sequence[int]
 
 _DEFAULT_N_CTX = 4096
 
@@ -153,7 +153,8 @@ class Llama:
             running = self._running() if self._running is not None else None
             if running is not None:
                 raise BusyError(
-                    "this Llama is generating already", hint="exhaust, close or cancel that generation first, or make another"
+                    "this Llama is generating already",
+                    hint="exhaust, close or cancel that generation first, or make another",
                 )
             self.context.resume()
             sampler = chosen.chain(self.model)

@@ -11,7 +11,7 @@ import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Union
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
 from .errors import InvalidArgumentError
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .core.context import Context
     from .core.sampler import Sampler
 
-GpuLayers = Union[int, Literal["all", "none"]]
+GpuLayers = int | Literal["all", "none"]
 SplitMode = Literal["none", "layer", "row", "tensor"]
 LoadMode = Literal["auto", "none", "mmap", "mlock", "mmap_mlock", "direct_io"]
 LazyMode = Literal["off", "auto", "on"]
@@ -29,7 +29,7 @@ RopeScaling = Literal["unspecified", "none", "linear", "yarn", "longrope"]
 Pooling = Literal["unspecified", "none", "mean", "cls", "last", "rank"]
 Attention = Literal["unspecified", "causal", "non_causal"]
 FlashAttn = Literal["auto", "disabled", "enabled"]
-KvValue = Union[int, float, bool, str]
+KvValue = int | float | bool | str
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,9 @@ class ContextParams:
         for name in ("yarn_ext_factor", "yarn_attn_factor", "yarn_beta_fast", "yarn_beta_slow"):
             value = getattr(self, name)
             if value is not None and not _is_float32(value):
-                raise InvalidArgumentError(f"{name}={value!r}", hint="give a finite number, negative for the model's own")
+                raise InvalidArgumentError(
+                    f"{name}={value!r}", hint="give a finite number, negative for the model's own"
+                )
         for name in (
             "embeddings", "offload_kqv", "no_perf", "op_offload", "swa_full", "kv_unified", "disable_attn_rot"
         ):  # fmt: skip

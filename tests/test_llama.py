@@ -120,7 +120,7 @@ def test_logprobs_are_those_of_the_model(llama):
     """One entry per token; a greedy token is the best alternative; probabilities are at most 1."""
     completion = llama.generate(PROMPT, max_tokens=12, temperature=0, logprobs=3)
     assert len(completion.logprobs) == len(completion.tokens) == 12
-    for token, entry in zip(completion.tokens, completion.logprobs):
+    for token, entry in zip(completion.tokens, completion.logprobs, strict=True):
         assert entry.token == token == entry.top[0][0]
         assert math.isclose(entry.logprob, entry.top[0][1], abs_tol=1e-6)
         assert 0 >= entry.top[0][1] >= entry.top[1][1] >= entry.top[2][1]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -21,45 +21,58 @@ if TYPE_CHECKING:
 _PANEL = "Sampling (default: llama.cpp's own)"
 
 
-def _option(help: str, *names: str) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel=_PANEL, show_default=False)
+def _option(text: str, *names: str) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel=_PANEL, show_default=False)
 
 
-Seed = Annotated[Optional[int], _option("Seed of the random numbers; the default is a random one.", "--seed", "-s")]
-Temperature = Annotated[Optional[float], _option("Temperature; 0 or less takes the most likely token.", "--temp", "--temperature")]
-TopK = Annotated[Optional[int], _option("Keep the k most likely tokens; 0 for all.", "--top-k")]
-TopP = Annotated[Optional[float], _option("Keep the most likely tokens that make up probability p.", "--top-p")]
-MinP = Annotated[Optional[float], _option("Drop tokens below p times the highest probability.", "--min-p")]
-TopNSigma = Annotated[Optional[float], _option("Keep logits within n standard deviations; -1 for all.", "--top-nsigma", "--top-n-sigma")]
-XtcProbability = Annotated[Optional[float], _option("XTC: probability of cutting the top choices.", "--xtc-probability")]
-XtcThreshold = Annotated[Optional[float], _option("XTC: probability above which a token is a top choice.", "--xtc-threshold")]
-Typical = Annotated[Optional[float], _option("Locally typical sampling p; 1 is off.", "--typical", "--typical-p")]
-RepeatLastN = Annotated[Optional[int], _option("Tokens that penalties look back; 0 is off.", "--repeat-last-n")]
-RepeatPenalty = Annotated[Optional[float], _option("Penalty for repeated tokens; 1 is off.", "--repeat-penalty")]
-PresencePenalty = Annotated[Optional[float], _option("Penalty for tokens that are present; 0 is off.", "--presence-penalty")]
-FrequencyPenalty = Annotated[Optional[float], _option("Penalty per occurrence of a token; 0 is off.", "--frequency-penalty")]
-DryMultiplier = Annotated[Optional[float], _option("DRY: strength; 0 is off.", "--dry-multiplier")]
-DryBase = Annotated[Optional[float], _option("DRY: base of the penalty.", "--dry-base")]
-DryAllowedLength = Annotated[Optional[int], _option("DRY: length of repetition that is free.", "--dry-allowed-length")]
-DryPenaltyLastN = Annotated[Optional[int], _option("DRY: tokens to look back; 0 is off.", "--dry-penalty-last-n")]
-DrySequenceBreaker = Annotated[
-    Optional[list[str]], _option("DRY: text that ends a repetition (repeat); 'none' for no breaker.", "--dry-sequence-breaker")
+Seed = Annotated[int | None, _option("Seed of the random numbers; the default is a random one.", "--seed", "-s")]
+Temperature = Annotated[
+    float | None, _option("Temperature; 0 or less takes the most likely token.", "--temp", "--temperature")
 ]
-AdaptiveTarget = Annotated[Optional[float], _option("Adaptive-p: probability to aim at; negative is off.", "--adaptive-target")]
-AdaptiveDecay = Annotated[Optional[float], _option("Adaptive-p: decay of its average.", "--adaptive-decay")]
-DynatempRange = Annotated[Optional[float], _option("Dynamic temperature: range; 0 is off.", "--dynatemp-range")]
-DynatempExp = Annotated[Optional[float], _option("Dynamic temperature: exponent.", "--dynatemp-exp")]
-Mirostat = Annotated[Optional[int], _option("Mirostat version; 0 is off, 1 or 2.", "--mirostat")]
-MirostatLr = Annotated[Optional[float], _option("Mirostat: learning rate (eta).", "--mirostat-lr")]
-MirostatEnt = Annotated[Optional[float], _option("Mirostat: target entropy (tau).", "--mirostat-ent")]
-MinKeep = Annotated[Optional[int], _option("Tokens that truncating samplers must keep.", "--min-keep")]
-LogitBias = Annotated[Optional[list[str]], _option("TOKEN_ID(+/-)BIAS, as in 15043+1 (repeat).", "--logit-bias", "-l")]
-IgnoreEos = Annotated[Optional[bool], _option("Never end: forbid end-of-generation tokens.", "--ignore-eos")]
-Samplers = Annotated[Optional[str], _option("Order of the samplers, separated by ';'.", "--samplers")]
-Grammar = Annotated[Optional[str], _option("GBNF grammar that the text must follow.", "--grammar")]
-GrammarFile = Annotated[Optional[Path], _option("File with a GBNF grammar.", "--grammar-file")]
-JsonSchema = Annotated[Optional[str], _option("JSON schema that the text must follow.", "--json-schema", "-j")]
-JsonSchemaFile = Annotated[Optional[Path], _option("File with a JSON schema.", "--json-schema-file", "-jf")]
+TopK = Annotated[int | None, _option("Keep the k most likely tokens; 0 for all.", "--top-k")]
+TopP = Annotated[float | None, _option("Keep the most likely tokens that make up probability p.", "--top-p")]
+MinP = Annotated[float | None, _option("Drop tokens below p times the highest probability.", "--min-p")]
+TopNSigma = Annotated[
+    float | None, _option("Keep logits within n standard deviations; -1 for all.", "--top-nsigma", "--top-n-sigma")
+]
+XtcProbability = Annotated[float | None, _option("XTC: probability of cutting the top choices.", "--xtc-probability")]
+XtcThreshold = Annotated[
+    float | None, _option("XTC: probability above which a token is a top choice.", "--xtc-threshold")
+]
+Typical = Annotated[float | None, _option("Locally typical sampling p; 1 is off.", "--typical", "--typical-p")]
+RepeatLastN = Annotated[int | None, _option("Tokens that penalties look back; 0 is off.", "--repeat-last-n")]
+RepeatPenalty = Annotated[float | None, _option("Penalty for repeated tokens; 1 is off.", "--repeat-penalty")]
+PresencePenalty = Annotated[
+    float | None, _option("Penalty for tokens that are present; 0 is off.", "--presence-penalty")
+]
+FrequencyPenalty = Annotated[
+    float | None, _option("Penalty per occurrence of a token; 0 is off.", "--frequency-penalty")
+]
+DryMultiplier = Annotated[float | None, _option("DRY: strength; 0 is off.", "--dry-multiplier")]
+DryBase = Annotated[float | None, _option("DRY: base of the penalty.", "--dry-base")]
+DryAllowedLength = Annotated[int | None, _option("DRY: length of repetition that is free.", "--dry-allowed-length")]
+DryPenaltyLastN = Annotated[int | None, _option("DRY: tokens to look back; 0 is off.", "--dry-penalty-last-n")]
+DrySequenceBreaker = Annotated[
+    list[str] | None,
+    _option("DRY: text that ends a repetition (repeat); 'none' for no breaker.", "--dry-sequence-breaker"),
+]
+AdaptiveTarget = Annotated[
+    float | None, _option("Adaptive-p: probability to aim at; negative is off.", "--adaptive-target")
+]
+AdaptiveDecay = Annotated[float | None, _option("Adaptive-p: decay of its average.", "--adaptive-decay")]
+DynatempRange = Annotated[float | None, _option("Dynamic temperature: range; 0 is off.", "--dynatemp-range")]
+DynatempExp = Annotated[float | None, _option("Dynamic temperature: exponent.", "--dynatemp-exp")]
+Mirostat = Annotated[int | None, _option("Mirostat version; 0 is off, 1 or 2.", "--mirostat")]
+MirostatLr = Annotated[float | None, _option("Mirostat: learning rate (eta).", "--mirostat-lr")]
+MirostatEnt = Annotated[float | None, _option("Mirostat: target entropy (tau).", "--mirostat-ent")]
+MinKeep = Annotated[int | None, _option("Tokens that truncating samplers must keep.", "--min-keep")]
+LogitBias = Annotated[list[str] | None, _option("TOKEN_ID(+/-)BIAS, as in 15043+1 (repeat).", "--logit-bias", "-l")]
+IgnoreEos = Annotated[bool | None, _option("Never end: forbid end-of-generation tokens.", "--ignore-eos")]
+Samplers = Annotated[str | None, _option("Order of the samplers, separated by ';'.", "--samplers")]
+Grammar = Annotated[str | None, _option("GBNF grammar that the text must follow.", "--grammar")]
+GrammarFile = Annotated[Path | None, _option("File with a GBNF grammar.", "--grammar-file")]
+JsonSchema = Annotated[str | None, _option("JSON schema that the text must follow.", "--json-schema", "-j")]
+JsonSchemaFile = Annotated[Path | None, _option("File with a JSON schema.", "--json-schema-file", "-jf")]
 
 
 PLAIN_FIELDS = frozenset({
@@ -102,7 +115,12 @@ def sampling_options(
         chosen["dry_sequence_breakers"] = () if list(breakers) == ["none"] else tuple(breakers)
     if samplers is not None:
         chosen["samplers"] = tuple(name.strip() for name in samplers.split(";") if name.strip())
-    constraints = {"--grammar": grammar, "--grammar-file": grammar_file, "--json-schema": json_schema, "--json-schema-file": json_schema_file}
+    constraints = {
+        "--grammar": grammar,
+        "--grammar-file": grammar_file,
+        "--json-schema": json_schema,
+        "--json-schema-file": json_schema_file,
+    }
     named = [name for name, value in constraints.items() if value is not None]
     if len(named) > 1:
         raise InvalidArgumentError(f"{' and '.join(named)} exclude one another", hint="give one of them")

@@ -7,7 +7,7 @@ import json
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -25,33 +25,70 @@ _OUTPUT_PANEL = "Output"
 
 
 def generate(
-    prompt: Annotated[Optional[str], typer.Argument(help="The prompt; '-' or nothing reads standard input.")] = None,
-    file: Annotated[Optional[Path], typer.Option("-f", "--file", help="Read the prompt from a file.")] = None,
-    system: Annotated[Optional[str], typer.Option("--system", "-sys", help="System prompt of the chat.")] = None,
+    prompt: Annotated[str | None, typer.Argument(help="The prompt; '-' or nothing reads standard input.")] = None,
+    file: Annotated[Path | None, typer.Option("-f", "--file", help="Read the prompt from a file.")] = None,
+    system: Annotated[str | None, typer.Option("--system", "-sys", help="System prompt of the chat.")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Continue the prompt as it is: no chat template.")] = False,
     think: Annotated[
-        Optional[bool], typer.Option("--think/--no-think", help="Let the model think first, where its template can.", show_default=False)
+        bool | None,
+        typer.Option(
+            "--think/--no-think", help="Let the model think first, where its template can.", show_default=False
+        ),
     ] = None,
     max_tokens: Annotated[
-        Optional[int], typer.Option("--max-tokens", "-n", "--n-predict", help="Most tokens to generate; default: until the end or a full context.", show_default=False)
+        int | None,
+        typer.Option(
+            "--max-tokens",
+            "-n",
+            "--n-predict",
+            help="Most tokens to generate; default: until the end or a full context.",
+            show_default=False,
+        ),
     ] = None,
-    stop: Annotated[Optional[list[str]], typer.Option("--stop", help="Stop at this text (repeat).")] = None,
+    stop: Annotated[list[str] | None, typer.Option("--stop", help="Stop at this text (repeat).")] = None,
     model: Annotated[
-        Optional[Path], typer.Option("-m", "--model", help="GGUF file; default: the bundled demo model.", rich_help_panel=_MODEL_PANEL)
+        Path | None,
+        typer.Option("-m", "--model", help="GGUF file; default: the bundled demo model.", rich_help_panel=_MODEL_PANEL),
     ] = None,
     ctx_size: Annotated[
-        Optional[int], typer.Option("-c", "--ctx-size", help="Tokens of context; default: the model's, at most 4096.", rich_help_panel=_MODEL_PANEL, show_default=False)
+        int | None,
+        typer.Option(
+            "-c",
+            "--ctx-size",
+            help="Tokens of context; default: the model's, at most 4096.",
+            rich_help_panel=_MODEL_PANEL,
+            show_default=False,
+        ),
     ] = None,
     threads: Annotated[
-        Optional[int], typer.Option("-t", "--threads", help="Threads; default: physical cores.", rich_help_panel=_MODEL_PANEL, show_default=False)
+        int | None,
+        typer.Option(
+            "-t",
+            "--threads",
+            help="Threads; default: physical cores.",
+            rich_help_panel=_MODEL_PANEL,
+            show_default=False,
+        ),
     ] = None,
     gpu_layers: Annotated[
-        Optional[str], typer.Option("-ngl", "--gpu-layers", help="Layers on the GPU: a number, 'all' or 'none'.", rich_help_panel=_MODEL_PANEL, show_default=False)
+        str | None,
+        typer.Option(
+            "-ngl",
+            "--gpu-layers",
+            help="Layers on the GPU: a number, 'all' or 'none'.",
+            rich_help_panel=_MODEL_PANEL,
+            show_default=False,
+        ),
     ] = None,
     json_output: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object at the end instead of streaming text.", rich_help_panel=_OUTPUT_PANEL)
+        bool,
+        typer.Option(
+            "--json", help="Print one JSON object at the end instead of streaming text.", rich_help_panel=_OUTPUT_PANEL
+        ),
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.", rich_help_panel=_OUTPUT_PANEL)] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.", rich_help_panel=_OUTPUT_PANEL)
+    ] = False,
     seed: opt.Seed = None,
     temperature: opt.Temperature = None,
     top_k: opt.TopK = None,
@@ -98,7 +135,9 @@ def generate(
         )  # fmt: skip
         text = _read_prompt(prompt, file)
         if raw and system is not None:
-            raise InvalidArgumentError("--system needs the chat template", hint="leave out --raw, or write it into the prompt")
+            raise InvalidArgumentError(
+                "--system needs the chat template", hint="leave out --raw, or write it into the prompt"
+            )
         if model is None:
             note(f"no --model given: using the bundled demo model {demo_model_path().name}", quiet=quiet)
         llama = Llama(

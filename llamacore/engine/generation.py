@@ -344,6 +344,12 @@ class SingleSequence:
             decoded / done.predicted_ms * 1000 if done.predicted_ms else 0.0,
         )
         return Completion(
-            "".join(done.text), tuple(done.tokens), finish, self._assembler.matched, tuple(done.logprobs), usage, timings,
-            self._model_name,
-        )  # fmt: skip
+            text="".join(done.text),
+            tokens=tuple(done.tokens),
+            finish_reason=finish,
+            stop=self._assembler.matched,
+            logprobs=tuple(done.logprobs),
+            usage=usage,
+            timings=timings,
+            model=self._model_name,
+        )

@@ -93,7 +93,10 @@ def test_json_schema_and_grammar():
     schema = '{"type": "object", "properties": {"mood": {"enum": ["happy", "sad"]}}, "required": ["mood"]}'
     _, out, _ = run("Which mood?", "--json-schema", schema, "-q", "--seed", "1", "-n", "40")
     assert json.loads(out)["mood"] in ("happy", "sad")
-    assert run("Say it", "--grammar", 'root ::= "yes" | "no"', "-q", "--seed", "1", "-n", "10")[1].strip() in ("yes", "no")
+    assert run("Say it", "--grammar", 'root ::= "yes" | "no"', "-q", "--seed", "1", "-n", "10")[1].strip() in (
+        "yes",
+        "no",
+    )
 
 
 ALL_SAMPLING = [
@@ -113,7 +116,14 @@ def test_every_sampling_option_is_taken():
     assert out.strip()
 
 
-@pytest.mark.parametrize("extra", [["--mirostat", "1"], ["--mirostat", "2", "--mirostat-lr", "0.2", "--mirostat-ent", "4"], ["--adaptive-target", "0.5"]])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        ["--mirostat", "1"],
+        ["--mirostat", "2", "--mirostat-lr", "0.2", "--mirostat-ent", "4"],
+        ["--adaptive-target", "0.5"],
+    ],
+)
 def test_samplers_that_replace_the_chain(extra):
     """Mirostat and adaptive-p work too."""
     assert 0 == run(PROMPT, *extra, "-n", "5", "-q")[0]

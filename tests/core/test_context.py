@@ -504,6 +504,7 @@ def test_an_mtp_context_needs_mtp_layers(tiny, tiny_path):
         ("llama", {"nctx": 5}, lc.InvalidArgumentError),
         ("qwen35", {"n_rs_seq": 2**31 - 1}, lc.OutOfMemoryError),
         ("qwen35", {"n_ctx": 2**31 - 1}, lc.OutOfMemoryError),
+        ("qwen35", {"n_rs_seq": 3, "n_ubatch": 4}, lc.InvalidArgumentError),
         ("t5", {"n_seq_max": 2}, lc.UnsupportedError),
     ],
 )
@@ -530,7 +531,7 @@ def test_the_smallest_and_the_odd_parameters(tiny):
         {"offload_kqv": False, "op_offload": False, "no_perf": True, "swa_full": True},
     ):
         with tiny().context(**{"n_ctx": 256, "n_threads": 1, **options}) as ctx:
-            assert feed(ctx, [5, 6]).shape == (tiny().n_vocab,)
+            assert feed(ctx, [5]).shape == feed(ctx, [6]).shape == (tiny().n_vocab,)
 
 
 def test_properties_tell_what_was_made(tiny):

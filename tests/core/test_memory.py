@@ -72,19 +72,42 @@ def test_recurrent_state_has_no_parts(tiny, arch):
         assert [memory.seq_pos_max(seq_id) for seq_id in range(3)] == [-1, -1, -1]
 
 
-def test_recurrent_state_rolls_back_as_far_as_it_was_told(tiny):
-    """With n_rs_seq snapshots the last tokens can be taken back once, and the model goes on as if they had not been."""
+@pytest.mark.parametrize("n_drafted", [1, 2, 3])
+def test_recurrent_state_rolls_back_drafts(tiny, n_drafted):
+    """With n_rs_seq snapshots all but the first token of the last decode can be taken back, once."""
     tokens = words(12)
-    with tiny("qwen35").context(n_ctx=256, n_rs_seq=3, n_threads=1) as ctx:
+    with tiny("qwen35").context(n_ctx=1024, n_seq_max=2, n_rs_seq=3, n_threads=1) as ctx:
         assert ctx.n_rs_seq == 3
         expected = feed(ctx, tokens)
         ctx.memory.clear()
-        feed(ctx, tokens[:10])
-        feed(ctx, [9, 9])
+        feed(ctx, tokens[:9])
+        feed(ctx, [tokens[9], *[9] * n_drafted])
+        feed(ctx, words(4), seq_id=1)
+        assert not ctx.memory.seq_rm(0, 9)  # upstream would say yes and go on with another state
         assert not ctx.memory.seq_rm(0, 5)
         assert ctx.memory.seq_rm(0, 10)
         assert ctx.memory.seq_pos_max(0) == 9
-        assert np.abs(feed(ctx, tokens[10:]) - expected).max() < TOLERANCE
+        assert not ctx.memory.seq_rm(0, 9)
+        with pytest.raises(lc.UnsupportedError, match="rolled back"):
+            ctx.memory.seq_cp(0, 1)
+        state = ctx.state.to_bytes(0)
+        assert np.abs(feed(ctx, tokens[10:]) - expected).max() < 1e-4
+        ctx.state.from_bytes(state, 1)
+        assert np.abs(feed(ctx, tokens[10:], seq_id=1) - expected).max() < 1e-4
+
+
+def test_snapshots_belong_to_one_sequence(tiny):
+    """A copied or restored sequence cannot be rolled back, and neither can the one it shares its state with."""
+    with tiny("qwen35").context(n_ctx=1024, n_seq_max=3, n_rs_seq=3, n_threads=1) as ctx:
+        feed(ctx, words(8))
+        feed(ctx, words(4))
+        state = ctx.state.to_bytes(0)
+        ctx.memory.seq_cp(0, 1)
+        ctx.state.from_bytes(state, 2)
+        assert not any(ctx.memory.seq_rm(seq_id, 10) for seq_id in range(3))
+        assert [ctx.memory.seq_pos_max(seq_id) for seq_id in range(3)] == [11, 11, 11]
+        feed(ctx, words(4), seq_id=1)
+        assert ctx.memory.seq_rm(1, 14)
     with tiny("mamba").context(n_ctx=256, n_rs_seq=3) as ctx:
         assert ctx.n_rs_seq == 0  # upstream cannot for this architecture
 

@@ -49,7 +49,7 @@ def test_round_trips(tiny, tmp_path, arch, options):
         (lambda ctx: ctx.state.load(tmp_path / "whole") == [1, 2, 3] or pytest.fail("tokens"), 0),
         (lambda ctx: ctx.state.load(tmp_path / "single", 0) == [4, 5] or pytest.fail("tokens"), 0),
     ]
-    if options.get("n_seq_max"):
+    if options.get("n_seq_max") and arch != "t5":  # of which only sequence 0 has an input
         restores.append((lambda ctx: ctx.state.from_bytes(single, 2), 2))
     for restore, seq_id in restores:
         with prepared(fresh(model, **options)) as ctx:

@@ -1,5 +1,7 @@
 """Text assembly: whole characters, exact stop strings, nothing of a stop ever emitted."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +13,7 @@ from llamacore.errors import InvalidArgumentError
 def cut(data, places):
     """Cut a string or bytes at the given places (taken modulo its length)."""
     marks = sorted({place % (len(data) + 1) for place in places} | {0, len(data)})
-    return [data[a:b] for a, b in zip(marks, marks[1:])]
+    return [data[a:b] for a, b in pairwise(marks)]
 
 
 def expected(text, stops):
@@ -23,7 +25,11 @@ def expected(text, stops):
     return text
 
 
-@given(st.text("abc", max_size=40), st.lists(st.text("abc", min_size=1, max_size=4), max_size=3), st.lists(st.integers(0, 99)))
+@given(
+    st.text("abc", max_size=40),
+    st.lists(st.text("abc", min_size=1, max_size=4), max_size=3),
+    st.lists(st.integers(0, 99)),
+)
 def test_stop_is_found_however_the_text_is_cut(text, stops, places):
     """What is emitted is the text before the first stop, for any way of cutting it into pieces."""
     matcher = StopMatcher(stops)
