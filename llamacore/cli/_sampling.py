@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from llamacore.errors import InvalidArgumentError
-from llamacore.sampling import SamplingParams
+from llamacore.sampling import SAMPLER_CHARS, SamplingParams
 
 if TYPE_CHECKING:
     from llamacore.sampling import SamplingOptions
@@ -69,6 +69,9 @@ MinKeep = Annotated[int | None, _option("Tokens that truncating samplers must ke
 LogitBias = Annotated[list[str] | None, _option("TOKEN_ID(+/-)BIAS, as in 15043+1 (repeat).", "--logit-bias", "-l")]
 IgnoreEos = Annotated[bool | None, _option("Never end: forbid end-of-generation tokens.", "--ignore-eos")]
 Samplers = Annotated[str | None, _option("Order of the samplers, separated by ';'.", "--samplers")]
+SamplerSeq = Annotated[
+    str | None, _option("Order of the samplers, a letter each, as 'edskypmxt'.", "--sampler-seq", "--sampling-seq")
+]
 Grammar = Annotated[str | None, _option("GBNF grammar that the text must follow.", "--grammar")]
 GrammarFile = Annotated[Path | None, _option("File with a GBNF grammar.", "--grammar-file")]
 JsonSchema = Annotated[str | None, _option("JSON schema that the text must follow.", "--json-schema", "-j")]
@@ -98,6 +101,7 @@ def sampling_options(
     logit_bias: Sequence[str] | None,
     breakers: Sequence[str] | None,
     samplers: str | None,
+    sampler_seq: str | None,
     grammar: str | None,
     grammar_file: Path | None,
     json_schema: str | None,
@@ -115,6 +119,14 @@ def sampling_options(
         chosen["dry_sequence_breakers"] = () if list(breakers) == ["none"] else tuple(breakers)
     if samplers is not None:
         chosen["samplers"] = tuple(name.strip() for name in samplers.split(";") if name.strip())
+    if sampler_seq is not None:
+        if samplers is not None:
+            raise InvalidArgumentError("--samplers and --sampler-seq exclude one another", hint="give one of them")
+        unknown = sorted(set(sampler_seq) - set(SAMPLER_CHARS))
+        if unknown:
+            known = ", ".join(f"{letter} {name}" for letter, name in SAMPLER_CHARS.items())
+            raise InvalidArgumentError(f"--sampler-seq has {unknown[0]!r}", hint=f"the letters are: {known}")
+        chosen["samplers"] = tuple(SAMPLER_CHARS[letter] for letter in sampler_seq)
     constraints = {
         "--grammar": grammar,
         "--grammar-file": grammar_file,

@@ -118,6 +118,7 @@ def generate(
     logit_bias: opt.LogitBias = None,
     ignore_eos: opt.IgnoreEos = None,
     samplers: opt.Samplers = None,
+    sampler_seq: opt.SamplerSeq = None,
     grammar: opt.Grammar = None,
     grammar_file: opt.GrammarFile = None,
     json_schema: opt.JsonSchema = None,
@@ -130,8 +131,8 @@ def generate(
     given = {name: value for name, value in locals().items() if name in opt.PLAIN_FIELDS}
     with reported():
         options = opt.sampling_options(
-            given, logit_bias=logit_bias, breakers=dry_sequence_breaker, samplers=samplers, grammar=grammar,
-            grammar_file=grammar_file, json_schema=json_schema, json_schema_file=json_schema_file,
+            given, logit_bias=logit_bias, breakers=dry_sequence_breaker, samplers=samplers, sampler_seq=sampler_seq,
+            grammar=grammar, grammar_file=grammar_file, json_schema=json_schema, json_schema_file=json_schema_file,
         )  # fmt: skip
         text = _read_prompt(prompt, file)
         if raw and system is not None:

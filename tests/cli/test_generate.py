@@ -141,6 +141,8 @@ ERRORS = {
     "bias out of range": (["hi", "--logit-bias", "99999999+1"], "99999999"),
     "bad top-p": (["hi", "--top-p", "7"], "top_p"),
     "bad sampler": (["hi", "--samplers", "nonsense"], "nonsense"),
+    "bad letter": (["hi", "--sampler-seq", "kq"], "'q'"),
+    "two orders": (["hi", "--sampler-seq", "k", "--samplers", "top_k"], "exclude"),
     "bad layers": (["hi", "-ngl", "many"], "--gpu-layers"),
     "prompt too long": (["word " * 3000, "-c", "256"], "n_ctx"),
     "empty prompt": (["", "--raw"], "prompt"),
