@@ -81,8 +81,6 @@ def native_context_params(model: Model, params: ContextParams) -> tuple[Any, lis
         keep.append(params.ctx_other)
         if not isinstance(params.ctx_other, Handle):
             raise InvalidArgumentError(f"ctx_other={params.ctx_other!r}", hint="give a Context")
-        if params.ctx_other.closed:
-            raise InvalidArgumentError("ctx_other is closed", hint="give an open context")
         native.ctx_other = params.ctx_other._core.ptr
     if params.capture is not None:
         native.cb_eval = ffi.addressof(lib, "llc_capture_callback")

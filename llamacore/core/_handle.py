@@ -12,7 +12,8 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BrokenError, BusyError, ClosedError
@@ -151,6 +152,15 @@ class Handle:
     def _exit(self) -> None:
         self._core.users.clear()
         self._core.busy.release()
+
+    @contextmanager
+    def _held(self) -> Iterator[Any]:
+        """`_enter()` and `_exit()` around a block, where a call is not in a hot loop."""
+        ptr = self._enter()
+        try:
+            yield ptr
+        finally:
+            self._exit()
 
     def _break(self, reason: str) -> None:
         """Mark the object as unusable after a native assertion failed in it."""

@@ -117,13 +117,10 @@ class InnerValueReader(OutputReader):
         Raises:
             OutputError: The last decode did not keep it.
         """
-        if not self._layer_inputs.get(layer):
-            raise OutputError(
-                f"the input of layer {layer!r} was not kept by the last decode",
-                hint="call set_embeddings_layer_inp(layer, True) before the decode",
-            )
         width = self.model.n_embd
-        flat = self._copy_row(lib.llc_embeddings_layer_inp, layer, self._n_rows * width, "the input of layer", "")
+        hint, computed = "call set_embeddings_layer_inp(layer, True) before the decode", bool(self._layer_inputs.get(layer))
+        what = "the input of layer"
+        flat = self._copy_row(lib.llc_embeddings_layer_inp, layer, self._n_rows * width, what, hint, computed)
         return flat.reshape(self._n_rows, width)
 
     def sampled(self, i: int = -1) -> Sampled:

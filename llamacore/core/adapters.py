@@ -181,6 +181,8 @@ def apply_lora(ctx: Context, scales: Mapping[LoraAdapter, float]) -> None:
     The context keeps them alive and pins them until it gets others or is closed.
     """
     wanted: dict[LoraAdapter, float] = {}
+    if not isinstance(scales, Mapping):
+        raise InvalidArgumentError(f"{scales!r} is no mapping", hint="give {adapter: scale}")
     for adapter, scale in scales.items():
         if not isinstance(adapter, LoraAdapter):
             raise InvalidArgumentError(f"{adapter!r} is no LoraAdapter", hint="give {adapter: scale}")

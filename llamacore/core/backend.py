@@ -139,7 +139,8 @@ def numa_init(strategy: Numa | str) -> None:
 def system_info() -> str:
     """Return upstream's one-line description of the CPU features and back ends in use."""
     init()
-    return text(lib.llama_print_system_info()).strip()
+    with _lock:  # upstream writes it into one static string
+        return text(lib.llama_print_system_info()).strip()
 
 
 def versions() -> Mapping[str, str]:

@@ -130,8 +130,11 @@ class Batch:
             raise BusyError("this Batch is being decoded by another thread", hint="give each thread its own")
         if self.n_embd or not self._native.n_tokens:
             raise InvalidArgumentError("this batch has no token to replace", hint="add() one first")
-        self._token[0] = token  # C checks both when it decodes
-        self._pos[0] = pos
+        try:
+            self._token[0] = token  # C checks both when it decodes
+            self._pos[0] = pos
+        except OverflowError:
+            raise OutOfRangeError(f"token {token!r} at position {pos!r}", hint="both have 32 bits") from None
 
     def add_tokens(
         self, tokens: Iterable[int], pos: int = 0, seq_id: int = 0, outputs: Outputs = "last"

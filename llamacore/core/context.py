@@ -21,6 +21,7 @@ from ..params import ContextParams
 from . import _enums, adapters, log
 from ._batch_check import require_sound
 from ._context_params import native_context_params
+from ._handle import Handle
 from ._inner_values import InnerValueReader
 from ._native import ffi, lib, text
 from ._rollback import Rollback
@@ -102,6 +103,13 @@ class Context(InnerValueReader):
 
     @classmethod
     def _create(cls, model: Model, params: ContextParams) -> Context:
+        if isinstance(params.ctx_other, Context):
+            with params.ctx_other._held():  # nobody closes it before it knows its new child
+                return cls._create_alone(model, params)
+        return cls._create_alone(model, params)
+
+    @classmethod
+    def _create_alone(cls, model: Model, params: ContextParams) -> Context:
         model_ptr = model._enter()
         try:
             if model.params.vocab_only:
@@ -321,6 +329,8 @@ class Context(InnerValueReader):
         """
         if not 0 <= seq_id < self.n_seq_max:
             raise OutOfRangeError(f"sequence {seq_id!r}", hint=f"this context has sequences 0 to {self.n_seq_max - 1}")
+        if chain is not None and not isinstance(chain, Handle):
+            raise InvalidArgumentError(f"{chain!r} is no sampler", hint="use Sampler.chain(...)")
         done = ffi.new("bool *")
         chain_ptr = ffi.NULL if chain is None else chain._enter()
         try:

@@ -26,8 +26,8 @@ def _text(what: str, value: str) -> bytes:
 
 
 def _fill(slot: Any, key: str, value: KvValue) -> None:
-    if not key:
-        raise InvalidArgumentError("kv_overrides has an empty key")
+    if not isinstance(key, str) or not key:
+        raise InvalidArgumentError(f"kv_overrides has the key {key!r}", hint="keys are non-empty strings")
     slot.key = _text("a key of kv_overrides", key)
     what = f"kv_overrides[{key!r}]"
     if isinstance(value, bool):

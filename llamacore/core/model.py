@@ -134,6 +134,8 @@ class Model(SharedHandle):
         self.params = params
         self.paths = paths
         self._vocab_ptr = lib.llama_model_get_vocab(ptr)
+        self._n_vocab = int(lib.llama_vocab_n_tokens(self._vocab_ptr))
+        self._vocab_type = _enums.name("vocab_type", int(lib.llama_vocab_type(self._vocab_ptr)))
         self._vocab: Callable[[], Vocab | None] = lambda: None
         self._metadata: Metadata | None = None
         self._n_pos_table = n_pos_table  # positions that it has learned embeddings for; None when it computes them
@@ -176,9 +178,9 @@ class Model(SharedHandle):
         for item in all_parts(paths):
             if not os.path.exists(item):
                 raise ModelNotFoundError(f"{what}: there is no file {item}", hint="check the path")
-            if os.path.isdir(item):
-                raise ModelNotFoundError(f"{what}: {item} is a folder", hint="give the path of a .gguf file")
-            table = gguf.check(item).tensors.get("position_embd.weight")
+            if not os.path.isfile(item):
+                raise ModelNotFoundError(f"{what}: {item} is a folder or a device", hint="give the path of a .gguf file")
+            table = gguf.check(item, params.kv_overrides).tensors.get("position_embd.weight")
             n_pos_table = n_pos_table if table is None else table.shape[1]
         backend.init()
         native, keep = _native_params(params)
@@ -209,7 +211,7 @@ class Model(SharedHandle):
         """The vocabulary."""
         vocab = self._vocab()
         if vocab is None:  # held weakly: a cycle would keep the weights of a dropped model until the collector runs
-            vocab = Vocab(self, self._vocab_ptr)
+            vocab = Vocab(self, self._vocab_ptr, self._n_vocab, self._vocab_type)
             self._vocab = weakref.ref(vocab)
         return vocab
 
@@ -316,7 +318,7 @@ class Model(SharedHandle):
     @property
     def n_vocab(self) -> int:
         """Number of tokens in the vocabulary."""
-        return int(lib.llama_vocab_n_tokens(self._query(lib.llama_model_get_vocab)))
+        return self._n_vocab
 
     @property
     def n_embd(self) -> int:
@@ -428,8 +430,13 @@ class Model(SharedHandle):
     def chat_template(self, name: str | None = None) -> str | None:
         """Return the chat template that the file carries, the default one or the one called `name`."""
         key = ffi.NULL if name is None else ffi.new("char[]", utf8("the name of a chat template", name))
-        pointer = self._query(lambda ptr: lib.llama_model_chat_template(ptr, key))
-        return None if pointer == ffi.NULL else text(pointer)
+
+        def read(ptr: Any) -> str | None:
+            pointer = lib.llama_model_chat_template(ptr, key)
+            return None if pointer == ffi.NULL else text(pointer)
+
+        template: str | None = self._query(read)
+        return template
 
     def __repr__(self) -> str:
         return f"<Model {self.paths[0]}{' (closed)' if self.closed else ''}>"

@@ -227,6 +227,7 @@ class State:
         self._require_weights()
         seq = self._seq(seq_id)
         source = os.fspath(path)
+        path_bytes(source)  # refuses a NUL
         what = f"loading the state {source}"
         data = self._read_file(source, seq >= 0, what)
         n_tokens = _FILE_HEAD.unpack_from(data)[2]

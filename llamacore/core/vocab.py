@@ -7,7 +7,6 @@ from enum import IntFlag
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidArgumentError, NativeError, OutOfRangeError, UnsupportedError
-from . import _enums
 from ._native import ffi, lib, text
 from ._status import raise_status
 
@@ -35,11 +34,12 @@ class TokenAttr(IntFlag):
 class Vocab:
     """The vocabulary of a model. Lives as long as the model; safe to use from several threads at once."""
 
-    def __init__(self, model: Model, ptr: Any) -> None:
+    def __init__(self, model: Model, ptr: Any, n_tokens: int, kind: str) -> None:
+        # nothing is asked of C here: the model may be closed by now
         self._model = model
         self._ptr = ptr
-        self._n_tokens = int(lib.llama_vocab_n_tokens(ptr))
-        self._type = _enums.name("vocab_type", int(lib.llama_vocab_type(ptr)))
+        self._n_tokens = n_tokens
+        self._type = kind
 
     def __len__(self) -> int:
         return self._n_tokens
@@ -67,7 +67,7 @@ class Vocab:
         """Turn text into tokens (upstream: `llama_tokenize`).
 
         Args:
-            text: The text; bytes are taken as they are and need not be UTF-8.
+            text: The text; bytes are taken as they are, and where they are not UTF-8 the tokenizer may refuse them.
             add_special: Add the tokens that the model wants around a text (BOS, EOS), if it wants any.
             parse_special: Read control tokens written in the text ("<|im_start|>") as such. Leave it off for text that
                 users wrote.
@@ -101,7 +101,9 @@ class Vocab:
                     self._ptr, raw, len(raw), tokens, capacity, bool(add_special), bool(parse_special), count
                 )
                 if status != lib.LLC_OK:
-                    raise_status(status, "tokenising the text", NativeError)
+                    if isinstance(text, str):
+                        raise_status(status, "tokenising the text", NativeError)
+                    raise_status(status, "tokenising the bytes", InvalidArgumentError, hint="give valid UTF-8")
                 if count[0] >= 0:
                     return ffi.unpack(tokens, count[0]) if count[0] else []
                 if count[0] == -(2**31):
@@ -190,7 +192,8 @@ class Vocab:
 
     def text(self, token: int) -> str:
         """Return the entry of the vocabulary as the file writes it (byte-level BPE: its printable form)."""
-        return text(self._ask(lib.llama_vocab_get_text, token))
+        found: str = self._ask(lambda ptr, number: text(lib.llama_vocab_get_text(ptr, number)), token)
+        return found
 
     def score(self, token: int) -> float:
         """Return the score of a token (SPM and unigram vocabularies)."""
@@ -202,6 +205,9 @@ class Vocab:
 
     def with_attr(self, attr: TokenAttr) -> list[int]:
         """Return the tokens that have any of the attributes."""
+        self._require_tokenizer()
+        if not isinstance(attr, int):
+            raise InvalidArgumentError(f"{attr!r} is no attribute", hint="combine values of TokenAttr")
         wanted, ptr, get = int(attr), self._ptr, lib.llama_vocab_get_attr
         self._model._enter()
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections.abc import Mapping
 
 from .facts import (
     COMPANIONS,
@@ -123,13 +124,14 @@ def _check_numbers(model: ModelFile) -> None:
         model.fail(f"{model.arch} needs {model.arch}.expert_used_count or expert_feed_forward_length")
 
 
-def check(path: str | os.PathLike[str]) -> GgufFile:
+def check(path: str | os.PathLike[str], overrides: Mapping[str, object] | None = None) -> GgufFile:
     """Read a model file and refuse what llama.cpp would crash on instead of reporting it.
 
     It reads the header only: a few milliseconds for a small vocabulary, some 30 for 150,000 tokens.
 
     Args:
         path: A GGUF file; of a split model one part.
+        overrides: Metadata that will be loaded in place of the file's.
 
     Returns:
         GgufFile: What the header says.
@@ -140,7 +142,7 @@ def check(path: str | os.PathLike[str]) -> GgufFile:
         ModelLoadError: The file cannot be read.
     """
     file = read(path)
-    model = ModelFile(file)
+    model = ModelFile(file, overrides or {})
     for tensor in file.tensors.values():
         _check_storage(model, tensor)
     if model.arch:

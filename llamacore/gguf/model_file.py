@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NoReturn
 
 from ..errors import InvalidModelError
@@ -11,9 +12,17 @@ from .reader import GgufFile
 class ModelFile:
     """One file with the questions that the checks ask of it."""
 
-    def __init__(self, file: GgufFile) -> None:
+    def __init__(self, file: GgufFile, overrides: Mapping[str, object]) -> None:
         self.file = file
+        self._overrides = overrides
         self.arch = self.text("general.architecture") or ""
+
+    def _value(self, key: str) -> object:
+        value = self._overrides.get(key)
+        if value is None:
+            return self.file.metadata.get(key)
+        # upstream keeps the lower half of a number that it takes as 32 bits
+        return value & 0xFFFF_FFFF if type(value) is int else value
 
     def fail(self, what: str, *, hint: str = "convert or download the model again") -> NoReturn:
         """Raise the error for a model that cannot be run."""
@@ -21,12 +30,12 @@ class ModelFile:
 
     def text(self, key: str) -> str | None:
         """The value of a key, None when it is missing or no string."""
-        value = self.file.metadata.get(key)
+        value = self._value(key)
         return value if isinstance(value, str) else None
 
     def numbers(self, key: str) -> list[float]:
         """The value of a key below the architecture's name, as a list; empty when it is missing or no number."""
-        value = self.file.metadata.get(f"{self.arch}.{key}")
+        value = self._value(f"{self.arch}.{key}")
         if isinstance(value, (bool, int, float)):
             return [value]
         if isinstance(value, list):

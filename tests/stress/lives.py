@@ -1,0 +1,31 @@
+"""Loads the demo model, generates and closes it, many times; prints resident memory after the warm-up and at the end."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import llamacore as lc
+
+
+def resident() -> float:
+    """MiB of memory that this process holds now."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def live() -> None:
+    with lc.Llama(n_ctx=256, n_threads=1) as llama:
+        for chunk in llama.stream("Once upon a time", max_tokens=8, seed=1, logprobs=1):
+            _ = chunk.text
+        llama.generate(llama.chat_prompt([{"role": "user", "content": "hello"}]), max_tokens=4, grammar="root ::= [a-z ]+")
+
+
+rounds = int(sys.argv[1])
+warm_up = rounds // 5
+for _ in range(warm_up):
+    live()
+first = resident()
+for _ in range(rounds - warm_up):
+    live()
+print(first, resident())
