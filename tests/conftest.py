@@ -83,10 +83,9 @@ def upstream_source() -> Path:
     """The unpacked source of the llama.cpp that the libraries were built from; skipped where it cannot be had."""
     if str(ROOT) not in sys.path:
         sys.path.append(str(ROOT))
+    import llamacore_sys
     from build_support.errors import BuildError
     from build_support.program import Libraries, upstream_source
-
-    import llamacore_sys
 
     try:
         return upstream_source(Libraries(Path(llamacore_sys.lib_dir), llamacore_sys.UPSTREAM.commit))

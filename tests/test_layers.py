@@ -85,8 +85,12 @@ def test_one_door_to_the_native_code():
 
 def test_the_sdk_does_not_know_the_command_line():
     """Nothing below the cli imports it, nor typer."""
-    below = [path for path in PACKAGE.rglob("*.py") if not name_of(path).startswith(("llamacore.cli", "llamacore.__main__"))]
-    assert [] == [name_of(path) for path in below if any(m.startswith(("llamacore.cli", "typer")) for _, m in imports(path))]
+    below = [
+        path for path in PACKAGE.rglob("*.py") if not name_of(path).startswith(("llamacore.cli", "llamacore.__main__"))
+    ]
+    assert [] == [
+        name_of(path) for path in below if any(m.startswith(("llamacore.cli", "typer")) for _, m in imports(path))
+    ]
 
 
 def test_files_stay_small():
@@ -116,5 +120,9 @@ def test_import_is_lazy():
     import subprocess
     import sys
 
-    code = "import sys, llamacore; print([m for m in ('numpy', 'llamacore_sys', 'jinja2', 'typer') if m in sys.modules])"
-    assert "[]" == subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    code = (
+        "import sys, llamacore; print([m for m in ('numpy', 'llamacore_sys', 'jinja2', 'typer') if m in sys.modules])"
+    )
+    assert (
+        "[]" == subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    )

@@ -97,7 +97,7 @@ def _samplers(model: Model, native: Any, params: ContextParams, keep: list[Any])
     if not isinstance(params.samplers, Mapping):
         raise InvalidArgumentError(f"samplers={params.samplers!r}", hint="give a mapping of sequence to sampler chain")
     rows = ffi.new("struct llama_sampler_seq_config[]", len(params.samplers))
-    for row, (seq_id, chain) in zip(rows, params.samplers.items()):
+    for row, (seq_id, chain) in zip(rows, params.samplers.items(), strict=True):
         if not 0 <= seq_id < native.n_seq_max:
             raise OutOfRangeError(f"a sampler for sequence {seq_id!r}", hint=f"n_seq_max is {native.n_seq_max}")
         if not isinstance(chain, Handle):
@@ -113,7 +113,7 @@ def _samplers(model: Model, native: Any, params: ContextParams, keep: list[Any])
 
 
 def _require_memory(model: Model, native: Any) -> None:
-    """Refuse a KV cache larger than the machine: the kernel grants such memory and kills the process when it is used."""
+    """Refuse a KV cache larger than the machine: the kernel grants such memory and kills whoever uses it."""
     if model.is_recurrent:
         return
     try:
@@ -136,6 +136,6 @@ def _require_memory(model: Model, native: Any) -> None:
     needed = int(n_ctx * model.n_layer * max(model.n_head_kv, 0) * head * row)
     if needed > available:
         raise OutOfMemoryError(
-            f"a KV cache for n_ctx={n_ctx} takes {needed / 2**30:.1f} GiB, this machine has {available / 2**30:.1f} GiB",
+            f"a KV cache for n_ctx={n_ctx} takes {needed / 2**30:.1f} GiB, this machine has {available / 2**30:.1f}",
             hint="use a smaller n_ctx, or a quantised type_k and type_v",
         )

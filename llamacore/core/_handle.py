@@ -193,7 +193,9 @@ class Handle:
             return
         users = [user for user in self._pinned_by if not user.closed]
         if users:
-            raise BusyError(f"this {type(self).__name__} is used by {users[0]!r}", hint="close that, or detach it, first")
+            raise BusyError(
+                f"this {type(self).__name__} is used by {users[0]!r}", hint="close that, or detach it, first"
+            )
         was_closing, self._closing = self._closing, True
         try:
             if not was_closing or self._core.ptr is not None:

@@ -118,7 +118,10 @@ class InnerValueReader(OutputReader):
             OutputError: The last decode did not keep it.
         """
         width = self.model.n_embd
-        hint, computed = "call set_embeddings_layer_inp(layer, True) before the decode", bool(self._layer_inputs.get(layer))
+        hint, computed = (
+            "call set_embeddings_layer_inp(layer, True) before the decode",
+            bool(self._layer_inputs.get(layer)),
+        )
         what = "the input of layer"
         flat = self._copy_row(lib.llc_embeddings_layer_inp, layer, self._n_rows * width, what, hint, computed)
         return flat.reshape(self._n_rows, width)

@@ -1,4 +1,4 @@
-"""Which part of a recurrent state can be taken back: upstream keeps snapshots, but does not check that they are there."""
+"""Which part of a recurrent state can be taken back: upstream keeps snapshots, but does not check for them."""
 
 from __future__ import annotations
 

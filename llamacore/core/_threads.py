@@ -57,7 +57,7 @@ class ThreadPools:
         lib.llama_set_n_threads(ctx, self.n_threads, self.n_threads_batch)
 
     def trim(self) -> None:
-        """Free the pools that were chosen before. The context must have computed since: it touches the last one used."""
+        """Free the pools chosen before. The context must have computed since: it touches the last one used."""
         if len(self._pools) > 2:
             for count in [*self._pools]:
                 if count not in (self.n_threads, self.n_threads_batch):

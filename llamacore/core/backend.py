@@ -78,7 +78,11 @@ def init() -> None:
         status = lib.llc_backend_init(lib_dir.encode())
         if status != lib.LLC_OK:
             raise_status(
-                status, "initialising llama.cpp", NativeError, mark=mark, hint="reinstall llamacore, or check LLAMACORE_LIB_DIR"
+                status,
+                "initialising llama.cpp",
+                NativeError,
+                mark=mark,
+                hint="reinstall llamacore, or check LLAMACORE_LIB_DIR",
             )
         _ready = True
 
@@ -111,7 +115,7 @@ def devices() -> list[Device]:
 
 
 def buffer_types() -> dict[str, Any]:
-    """Map buffer type names (for `ModelParams.tensor_overrides`) to native pointers, which live as long as the process."""
+    """Map buffer type names (for `ModelParams.tensor_overrides`) to native pointers, good for the whole process."""
     types = {}
     for handle in device_handles().values():
         for pointer in (lib.ggml_backend_dev_buffer_type(handle), lib.ggml_backend_dev_host_buffer_type(handle)):

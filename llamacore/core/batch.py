@@ -55,7 +55,9 @@ class Batch:
         self._pos = ffi.new("llama_pos[]", n_tokens * (_MAX_POS_PER_EMBD if n_embd else 1))
         self._n_seq_id = ffi.new("int32_t[]", n_tokens)
         self._seq_ids = ffi.new("llama_seq_id[]", n_tokens * n_seq_max)
-        self._seq_id = ffi.new("llama_seq_id *[]", [self._seq_ids + i * n_seq_max for i in range(n_tokens)] + [ffi.NULL])
+        self._seq_id = ffi.new(
+            "llama_seq_id *[]", [self._seq_ids + i * n_seq_max for i in range(n_tokens)] + [ffi.NULL]
+        )
         self._output = ffi.new("int8_t[]", n_tokens)
         self._sections: dict[int, tuple[int, ...]] = {}  # rows with their own M-RoPE positions
         self._decoding = False
@@ -136,9 +138,7 @@ class Batch:
         except OverflowError:
             raise OutOfRangeError(f"token {token!r} at position {pos!r}", hint="both have 32 bits") from None
 
-    def add_tokens(
-        self, tokens: Iterable[int], pos: int = 0, seq_id: int = 0, outputs: Outputs = "last"
-    ) -> range:
+    def add_tokens(self, tokens: Iterable[int], pos: int = 0, seq_id: int = 0, outputs: Outputs = "last") -> range:
         """Append tokens of one sequence at consecutive positions.
 
         Args:
@@ -185,13 +185,17 @@ class Batch:
 
         row = self._row()
         if not self.n_embd:
-            raise InvalidArgumentError("this batch holds tokens, not embeddings", hint="make one with n_embd=model.n_embd_inp")
+            raise InvalidArgumentError(
+                "this batch holds tokens, not embeddings", hint="make one with n_embd=model.n_embd_inp"
+            )
         try:
             vector = np.ascontiguousarray(embd, dtype=np.float32)
         except ValueError as exc:
             raise InvalidArgumentError(f"an embedding is {exc}", hint="give numbers") from None
         if vector.shape != (self.n_embd,):
-            raise InvalidArgumentError(f"an embedding of shape {vector.shape}", hint=f"its shape must be ({self.n_embd},)")
+            raise InvalidArgumentError(
+                f"an embedding of shape {vector.shape}", hint=f"its shape must be ({self.n_embd},)"
+            )
         sections = None if hasattr(pos, "__index__") else tuple(map(index, pos))
         if sections is not None and len(sections) != _MAX_POS_PER_EMBD:
             raise InvalidArgumentError(f"a position of {len(sections)} numbers", hint="give one number, or four")

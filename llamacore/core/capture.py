@@ -79,14 +79,18 @@ class TensorCapture(Handle):
         n_layer = context.model.n_layer
         wrong = [layer for layer in self._layers if layer >= n_layer]
         if wrong:
-            raise OutOfRangeError(f"layer {wrong[0]} of a model with {n_layer} layers", hint=f"layers are 0 to {n_layer - 1}")
+            raise OutOfRangeError(
+                f"layer {wrong[0]} of a model with {n_layer} layers", hint=f"layers are 0 to {n_layer - 1}"
+            )
         self._context = id(context)
         self._pinned_by.add(context)
 
     def _require_complete(self) -> None:
         error = text(lib.llc_capture_error(self._core.ptr))
         if error:
-            raise DecodeError(f"decoding with a capture: {error}", hint="capture fewer tensors, or decode shorter batches")
+            raise DecodeError(
+                f"decoding with a capture: {error}", hint="capture fewer tensors, or decode shorter batches"
+            )
 
     def _index(self) -> dict[str, int]:
         captured = ffi.new("struct llc_captured *")

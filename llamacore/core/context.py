@@ -49,7 +49,9 @@ class Context(InnerValueReader):
     a running decode return early, `close()` does so and waits for it.
     """
 
-    def __init__(self, ptr: Any, model: Model, params: ContextParams, pools: ThreadPools, cancel: Any, keep: Any) -> None:
+    def __init__(
+        self, ptr: Any, model: Model, params: ContextParams, pools: ThreadPools, cancel: Any, keep: Any
+    ) -> None:
         self.model = model
         self.params = params
         self._serial = next(_serials)
@@ -128,7 +130,9 @@ class Context(InnerValueReader):
             if status != lib.LLC_OK:
                 pools.free()
                 what = f"creating a context of n_ctx={params.n_ctx or int(native.n_ctx) or model.n_ctx_train} tokens"
-                if any(sign in line for line in log.problems_since(mark) for sign in ("failed to allocate", "bad_alloc")):
+                if any(
+                    sign in line for line in log.problems_since(mark) for sign in ("failed to allocate", "bad_alloc")
+                ):
                     raise_status(lib.LLC_OUT_OF_MEMORY, what, OutOfMemoryError, mark=mark)
                 raise_status(status, what, ContextError, mark=mark, hint="check the parameters, or use a smaller n_ctx")
             pools.attach(out[0])

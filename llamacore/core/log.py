@@ -79,9 +79,7 @@ def problems_since(start: int) -> tuple[str, ...]:
     """Return the warnings and errors that the calling thread caused since `start`, oldest first."""
     thread = int(lib.llc_thread_id())
     return tuple(
-        line
-        for _, writer, level, line in lines(start)
-        if writer == thread and level >= lib.GGML_LOG_LEVEL_WARN
+        line for _, writer, level, line in lines(start) if writer == thread and level >= lib.GGML_LOG_LEVEL_WARN
     )
 
 

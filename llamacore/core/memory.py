@@ -119,9 +119,7 @@ class Memory:
             raise UnsupportedError(
                 f"copying sequence {src} to {dst}: it was rolled back", hint="decode a token of it before it is copied"
             )
-        self._call(
-            f"copying sequence {src} to {dst}", lambda ptr: int(lib.llc_memory_seq_cp(ptr, src, dst, p0, p1))
-        )
+        self._call(f"copying sequence {src} to {dst}", lambda ptr: int(lib.llc_memory_seq_cp(ptr, src, dst, p0, p1)))
         if src != dst:
             self._context._rollback.forget(src, dst)
 

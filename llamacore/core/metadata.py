@@ -43,7 +43,9 @@ def read_string(call: Callable[[Any, int], int]) -> str | None:
         size = needed + 1
 
 
-def read_metadata(count: int, key_at: Callable[[int, Any, int], int], value_at: Callable[[int, Any, int], int]) -> Metadata:
+def read_metadata(
+    count: int, key_at: Callable[[int, Any, int], int], value_at: Callable[[int, Any, int], int]
+) -> Metadata:
     """Read all entries through upstream's pair of functions by index.
 
     Args:

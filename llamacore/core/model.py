@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .context import Context
 
 StrPath = Union[str, "os.PathLike[str]"]
-Progress = Callable[[float], Union[bool, None]]
+Progress = Callable[[float], bool | None]
 _MAX_PATTERN_BYTES = 2048  # the C++ library recurses once for each character of a pattern
 
 
@@ -99,7 +99,7 @@ def _tensor_overrides(overrides: Mapping[str, str], keep: list[Any]) -> Any:
     if len(overrides) >= limit:
         raise InvalidArgumentError(f"tensor_overrides has {len(overrides)} patterns", hint=f"at most {limit - 1}")
     rows = ffi.new("struct llama_model_tensor_buft_override[]", len(overrides) + 1)
-    for row, (pattern, buffer_type) in zip(rows, overrides.items()):
+    for row, (pattern, buffer_type) in zip(rows, overrides.items(), strict=False):  # one row more ends the list
         raw = utf8("a pattern of tensor_overrides", pattern)
         if len(raw) > _MAX_PATTERN_BYTES:
             raise InvalidArgumentError(
@@ -179,7 +179,9 @@ class Model(SharedHandle):
             if not os.path.exists(item):
                 raise ModelNotFoundError(f"{what}: there is no file {item}", hint="check the path")
             if not os.path.isfile(item):
-                raise ModelNotFoundError(f"{what}: {item} is a folder or a device", hint="give the path of a .gguf file")
+                raise ModelNotFoundError(
+                    f"{what}: {item} is a folder or a device", hint="give the path of a .gguf file"
+                )
             table = gguf.check(item, params.kv_overrides).tensors.get("position_embd.weight")
             n_pos_table = n_pos_table if table is None else table.shape[1]
         backend.init()
@@ -312,7 +314,7 @@ class Model(SharedHandle):
 
     @property
     def n_ctx_train(self) -> int:
-        """Context length the model was trained with."""
+        """Context length the model was trained with; upstream changes it for a context with YaRN scaling of its own."""
         return int(self._query(lib.llama_model_n_ctx_train))
 
     @property

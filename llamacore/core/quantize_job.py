@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
-import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -192,7 +192,9 @@ class Job:
             if plan.tensors and len(plan.tensors) == plan.tensors[0].total - self._n_pruned():
                 break
         else:
-            raise QuantizeError("llama.cpp did not tell what it would do", hint="try again when the machine is less busy")
+            raise QuantizeError(
+                "llama.cpp did not tell what it would do", hint="try again when the machine is less busy"
+            )
         if not self._params.dry_run:
             if plan.needs_imatrix:
                 wanted = self._kind.name if self._kind is not None else "a copy"

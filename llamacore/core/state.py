@@ -133,7 +133,9 @@ class State:
         seq = self._seq(seq_id)
         what = "restoring a state"
         if len(data) < _PAYLOAD or data[: len(_MAGIC)] != _MAGIC:
-            raise StateError(f"{what}: these bytes are not a state", hint="pass what State.to_bytes returned, unchanged")
+            raise StateError(
+                f"{what}: these bytes are not a state", hint="pass what State.to_bytes returned, unchanged"
+            )
         _, is_seq, flags, fingerprint, size = _HEADER.unpack_from(data)
         payload = memoryview(data)[_PAYLOAD:]
         if len(payload) != size or _CRC.unpack_from(data, _HEADER.size)[0] != _checksum(data):
@@ -204,7 +206,9 @@ class State:
             try:
                 os.replace(aside, target)
             except OSError as exc:
-                raise StateError(f"saving the state to {target}: {exc.strerror}", hint="give the path of a file") from exc
+                raise StateError(
+                    f"saving the state to {target}: {exc.strerror}", hint="give the path of a file"
+                ) from exc
         finally:
             self._context._exit()
             if os.path.exists(aside):

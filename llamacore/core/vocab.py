@@ -60,7 +60,9 @@ class Vocab:
 
     def _token(self, token: int) -> int:
         if not 0 <= token < self._n_tokens:
-            raise OutOfRangeError(f"token {token!r} is not in the vocabulary", hint=f"tokens are 0 to {self._n_tokens - 1}")
+            raise OutOfRangeError(
+                f"token {token!r} is not in the vocabulary", hint=f"tokens are 0 to {self._n_tokens - 1}"
+            )
         return token
 
     def tokenize(self, text: str | bytes, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
@@ -147,9 +149,7 @@ class Vocab:
         finally:
             self._model._exit()
 
-    def detokenize(
-        self, tokens: Sequence[int], *, remove_special: bool = False, unparse_special: bool = True
-    ) -> str:
+    def detokenize(self, tokens: Sequence[int], *, remove_special: bool = False, unparse_special: bool = True) -> str:
         """Turn tokens into text; bytes that are not UTF-8 become U+FFFD. See `detokenize_bytes`."""
         raw = self.detokenize_bytes(tokens, remove_special=remove_special, unparse_special=unparse_special)
         return raw.decode("utf-8", "replace")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
@@ -39,7 +40,7 @@ def test_a_decode_may_be_split(tiny, arch, cuts):
         at_once = feed(ctx, tokens)
         ctx.memory.clear()
         edges = (0, *cuts, len(tokens))
-        for start, end in zip(edges, edges[1:], strict=False):
+        for start, end in itertools.pairwise(edges):
             in_pieces = feed(ctx, tokens[start:end])
         assert ctx.memory.seq_pos_max(0) == 39
     assert np.abs(at_once - in_pieces).max() < TOLERANCE
@@ -319,9 +320,11 @@ def test_a_row_of_several_sequences_needs_one_memory(tiny):
     """A shared row works in a unified memory only; elsewhere it is refused with the cure."""
     batch = lc.Batch(4, n_seq_max=2)
     batch.add(5, 0, (0, 1), output=True)
-    with tiny().context(n_ctx=512, n_seq_max=2, n_threads=1) as ctx:
-        with pytest.raises(lc.InvalidArgumentError, match="kv_unified"):
-            ctx.decode(batch)
+    with (
+        tiny().context(n_ctx=512, n_seq_max=2, n_threads=1) as ctx,
+        pytest.raises(lc.InvalidArgumentError, match="kv_unified"),
+    ):
+        ctx.decode(batch)
     with tiny().context(n_ctx=512, n_seq_max=2, n_threads=1, kv_unified=True) as ctx:
         ctx.decode(batch)
         assert [ctx.memory.seq_pos_max(seq_id) for seq_id in range(2)] == [0, 0]
@@ -517,8 +520,11 @@ def test_a_context_that_cannot_be(tiny, arch, options, error):
         assert ctx.n_ctx == 256
 
 
-def test_the_smallest_and_the_odd_parameters(tiny):
+def test_the_smallest_and_the_odd_parameters(tiny_path):
     """Extreme but possible values make contexts that work."""
+    model = lc.Model.load(
+        tiny_path()
+    )  # of its own: a context with its own YaRN scaling changes the model's n_ctx_train
     for options in (
         {"n_ctx": 1},
         {"n_ctx": np.int64(300)},
@@ -530,8 +536,9 @@ def test_the_smallest_and_the_odd_parameters(tiny):
         {"n_seq_max": 256, "kv_unified": True},
         {"offload_kqv": False, "op_offload": False, "no_perf": True, "swa_full": True},
     ):
-        with tiny().context(**{"n_ctx": 256, "n_threads": 1, **options}) as ctx:
-            assert feed(ctx, [5]).shape == feed(ctx, [6]).shape == (tiny().n_vocab,)
+        with model.context(**{"n_ctx": 256, "n_threads": 1, **options}) as ctx:
+            assert feed(ctx, [5]).shape == feed(ctx, [6]).shape == (model.n_vocab,)
+    model.close()
 
 
 def test_properties_tell_what_was_made(tiny):

@@ -9,7 +9,7 @@ import time
 import weakref
 
 import pytest
-from decoding import feed, filled, words
+from decoding import feed, filled
 
 import llamacore as lc
 from llamacore.core._handle import Handle, SharedHandle
@@ -243,8 +243,8 @@ def test_closing_under_a_decode(tiny_path):
                 while True:
                     ctx.memory.clear()
                     ctx.decode(batch)
-            except lc.LlamaCoreError as error:
-                errors.append(error)
+            except lc.LlamaCoreError as caught:
+                errors.append(caught)
 
         thread = threading.Thread(target=compute)
         thread.start()

@@ -46,9 +46,9 @@ def test_changing_often_leaves_nothing(tiny):
     """Numbers chosen again and again, with decodes in between and without, do not pile threads up."""
     with tiny().context(n_ctx=256, n_threads=1) as ctx:
         before = count()
-        for round in range(60):
-            ctx.set_threads(1 + round % 3, 1 + round % 2)
-            if round % 4 == 0:
+        for turn in range(60):
+            ctx.set_threads(1 + turn % 3, 1 + turn % 2)
+            if turn % 4 == 0:
                 ctx.memory.clear()
                 feed(ctx, words(3))
         assert count() <= before + 2 + 1 + 2

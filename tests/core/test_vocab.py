@@ -83,7 +83,8 @@ def test_the_entries(vocab):
         assert isinstance(vocab.token_to_piece(token), bytes)
         assert vocab.is_control(token) == bool(vocab.attr(token) & lc.TokenAttr.CONTROL)
     names = (
-        "bos", "eos", "eot", "sep", "nl", "pad", "mask", "fim_pre", "fim_suf", "fim_mid", "fim_pad", "fim_rep", "fim_sep"
+        "bos", "eos", "eot", "sep", "nl", "pad", "mask", "fim_pre", "fim_suf", "fim_mid", "fim_pad", "fim_rep",
+        "fim_sep",
     )  # fmt: skip
     found = [getattr(vocab, name) for name in names]
     assert any(token is not None for token in found)

@@ -106,9 +106,7 @@ def test_an_api_page_names_what_exists(path: Path):
 
 def test_the_environment_variables_are_those_of_the_code():
     sources = [
-        path
-        for folder in ("llamacore", "llamacore_sys", "build_support")
-        for path in (ROOT / folder).rglob("*.py")
+        path for folder in ("llamacore", "llamacore_sys", "build_support") for path in (ROOT / folder).rglob("*.py")
     ]
     quoted = re.compile(r"[\"'](LLAMACORE_[A-Z_]+)[\"']")
     used = {name for path in sources for name in quoted.findall(path.read_text(encoding="utf-8"))}

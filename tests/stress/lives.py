@@ -1,4 +1,4 @@
-"""Loads the demo model, generates and closes it, many times; prints resident memory after the warm-up and at the end."""
+"""Loads the demo model, generates and closes it, many times; prints resident memory after warm-up and at the end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ def live() -> None:
     with lc.Llama(n_ctx=256, n_threads=1) as llama:
         for chunk in llama.stream("Once upon a time", max_tokens=8, seed=1, logprobs=1):
             _ = chunk.text
-        llama.generate(llama.chat_prompt([{"role": "user", "content": "hello"}]), max_tokens=4, grammar="root ::= [a-z ]+")
+        llama.generate(
+            llama.chat_prompt([{"role": "user", "content": "hello"}]), max_tokens=4, grammar="root ::= [a-z ]+"
+        )
 
 
 rounds = int(sys.argv[1])

@@ -93,7 +93,9 @@ class Objects(RuleBasedStateMachine):
         ]
         self.add(self.samplers, attempt(makers[which]))
 
-    @rule(a=st.integers(0, 99), b=st.integers(0, 99), action=st.sampled_from(["chain", "add", "remove", "clone", "reset"]))
+    @rule(
+        a=st.integers(0, 99), b=st.integers(0, 99), action=st.sampled_from(["chain", "add", "remove", "clone", "reset"])
+    )
     def recombine(self, a: int, b: int, action: str) -> None:
         one, two = self.pick(self.samplers, a), self.pick(self.samplers, b)
         if one is None:
@@ -109,7 +111,13 @@ class Objects(RuleBasedStateMachine):
         if isinstance(made, lc.Sampler):
             self.add(self.samplers, made)
 
-    @rule(n=st.integers(0, 99), token=st.integers(-2, 600), pos=st.integers(-1, 70), seq=st.integers(-1, 4), out=st.booleans())
+    @rule(
+        n=st.integers(0, 99),
+        token=st.integers(-2, 600),
+        pos=st.integers(-1, 70),
+        seq=st.integers(-1, 4),
+        out=st.booleans(),
+    )
     def fill(self, n: int, token: int, pos: int, seq: int, out: bool) -> None:
         attempt(lambda: self.pick(self.batches, n).add(token, pos, (seq,), out))
 
@@ -156,7 +164,11 @@ class Objects(RuleBasedStateMachine):
         if ctx is not None:
             attempt(self.use(ctx, number, b))
 
-    @rule(n=st.integers(0, 99), uses=st.lists(st.tuples(st.integers(0, 99), st.integers(0, 99)), min_size=2, max_size=4), close=st.booleans())
+    @rule(
+        n=st.integers(0, 99),
+        uses=st.lists(st.tuples(st.integers(0, 99), st.integers(0, 99)), min_size=2, max_size=4),
+        close=st.booleans(),
+    )
     def from_several_threads(self, n: int, uses: list[tuple[int, int]], close: bool) -> None:
         ctx = self.pick(self.contexts, n)
         if ctx is None:
@@ -188,7 +200,9 @@ class Objects(RuleBasedStateMachine):
         if item is not None:
             attempt(item.close)
 
-    @rule(n=st.integers(0, 99), kind=st.sampled_from(["models", "contexts", "samplers", "states"]), collect=st.booleans())
+    @rule(
+        n=st.integers(0, 99), kind=st.sampled_from(["models", "contexts", "samplers", "states"]), collect=st.booleans()
+    )
     def drop(self, n: int, kind: str, collect: bool) -> None:
         items = getattr(self, kind)
         if items:
