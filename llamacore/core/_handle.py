@@ -25,6 +25,8 @@ _EXIT_WAIT_SECONDS = 10.0
 _process_generation = 0
 _live: weakref.WeakSet[Handle] = weakref.WeakSet()
 _never_freed: list[_Core] = []
+_unowned_calls: list[object] = []
+_exiting = False
 _free_at_exit = True
 
 
@@ -71,20 +73,42 @@ class _Core:
             self.parent = None
 
 
+@contextmanager
+def unowned_call() -> Iterator[None]:
+    """Around a long native call that no handle stands for yet, such as loading a model."""
+    token = object()
+    _unowned_calls.append(token)
+    try:
+        yield
+    finally:
+        _unowned_calls.remove(token)
+
+
 def _stop_calls() -> None:
     """End what daemon threads compute when the interpreter exits; nothing is freed under a call that does not end."""
-    global _free_at_exit
-    live = [handle for handle in list(_live) if handle._core.generation == _process_generation]
+    global _exiting, _free_at_exit
+    _exiting = True  # what is made from here on is closed from the start
+    deadline = time.monotonic() + _EXIT_WAIT_SECONDS
+    quiet = 0  # several looks in a row: a thread may stand between its check for close() and its call
+    while quiet < 3 and time.monotonic() < deadline:
+        quiet = quiet + 1 if _stop_running() else 0
+        time.sleep(0.002)
+    _free_at_exit = quiet >= 3
+
+
+def _stop_running() -> bool:
+    """Refuse further calls on every handle and ask the running ones to end; whether there are none."""
+    try:
+        live = [handle for handle in list(_live) if handle._core.generation == _process_generation]
+    except RuntimeError:  # a thread has just added one
+        return False
     for handle in live:
         handle._closing = True
     running = [handle._core for handle in live if handle._core.users]
     for core in running:
         if core.stop is not None:
             core.stop()
-    deadline = time.monotonic() + _EXIT_WAIT_SECONDS
-    while any(core.users for core in running) and time.monotonic() < deadline:
-        time.sleep(0.002)
-    _free_at_exit = not any(core.users for core in running)
+    return not running and not _unowned_calls
 
 
 weakref.finalize(_Core, int)  # the first one registers the exit function that frees: it must run after ours
@@ -111,6 +135,9 @@ class Handle:
         self._pinned_by: weakref.WeakSet[Handle] = weakref.WeakSet()  # what C lets read this one; must be closed first
         self._finalizer = weakref.finalize(self, self._core.release)
         _live.add(self)
+        if _exiting:
+            self._closing = True
+            self._finalizer.detach()
         if parent is not None:
             parent._adopt(self)
 

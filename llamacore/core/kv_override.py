@@ -25,7 +25,7 @@ def _text(what: str, value: str) -> bytes:
     return raw
 
 
-def _fill(slot: Any, key: str, value: KvValue) -> None:
+def _fill(slot: Any, key: Any, value: KvValue) -> None:
     if not isinstance(key, str) or not key:
         raise InvalidArgumentError(f"kv_overrides has the key {key!r}", hint="keys are non-empty strings")
     slot.key = _text("a key of kv_overrides", key)

@@ -11,7 +11,7 @@ from .. import gguf
 from ..errors import InvalidArgumentError, LoadCancelledError, ModelLoadError, ModelNotFoundError, UnsupportedError
 from ..params import ContextParams, ModelParams, merge
 from . import _enums, backend, kv_override, log
-from ._handle import SharedHandle
+from ._handle import SharedHandle, unowned_call
 from ._native import ffi, lib, path_bytes, text
 from ._status import raise_status
 from .metadata import Metadata, read_metadata, read_string
@@ -194,7 +194,8 @@ class Model(SharedHandle):
             native.progress_callback_user_data = handle
         out = ffi.new("struct llama_model **")
         mark = log.mark()
-        status = lib.llc_model_load(names, len(names), native, out)
+        with unowned_call():
+            status = lib.llc_model_load(names, len(names), native, out)
         if state is not None and state.error is not None:
             if status == lib.LLC_OK:  # raised in the very last call, which upstream does not ask
                 lib.llama_model_free(out[0])

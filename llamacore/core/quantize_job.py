@@ -14,6 +14,7 @@ from .. import gguf
 from ..errors import InvalidArgumentError, QuantizeError
 from ..params import KvValue
 from . import _enums, kv_override, log, sampler_checks
+from ._handle import unowned_call
 from ._native import ffi, lib, path_bytes
 from ._status import raise_status
 from .ftype import Ftype
@@ -158,7 +159,8 @@ class Job:
             readers.append(LineReader(int(lib.llc_thread_id())))
             ready.set()
             try:
-                status = lib.llc_model_quantize(*names, self._native)
+                with unowned_call():
+                    status = lib.llc_model_quantize(*names, self._native)
                 if status != lib.LLC_OK:
                     raise_status(status, what, QuantizeError, mark=mark, hint="correct the options, or the model file")
             except BaseException as exc:

@@ -207,11 +207,11 @@ def test_interrupted_json_is_still_an_object():
 
 def test_closed_output_is_not_an_error():
     """`llamacore generate | head` ends quietly when the reader goes away."""
-    process = start(PROMPT, "--ignore-eos", "-q")
-    read_some(process)
-    process.stdout.close()
-    assert 141 == process.wait(timeout=60)
-    assert b"" == process.stderr.read()
+    with start(PROMPT, "--ignore-eos", "-q") as process:
+        read_some(process)
+        process.stdout.close()
+        assert 141 == process.wait(timeout=60)
+        assert b"" == process.stderr.read()
 
 
 def test_a_terminal_gets_a_footer():
