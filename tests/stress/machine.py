@@ -1,240 +1,352 @@
-"""Opens, uses, closes, copies and drops native objects in any order and from several threads. Run by a test in a child.
+"""A state machine over everything that is owned: run as a script in a process of its own, where a crash shows.
 
-Usage: machine.py FOLDER STEPS SEED. It prints the number of steps done and of errors met; what it proves is that it
-gets there.
+python machine.py SEED STEPS DENSE HYBRID RECURRENT LORA
 """
 
 from __future__ import annotations
 
-import collections
+import contextlib
 import faulthandler
 import gc
+import os
 import random
 import sys
+import tempfile
 import threading
-from collections.abc import Callable
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import hypothesis
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 import llamacore as lc
-from llamacore.testing import tiny_model
+from llamacore.core.state import StateFlags
 
-KINDS: dict[str, dict[str, Any]] = {"llama": {}, "qwen35": {}, "mamba": {}}
-LIMIT = 6  # of each kind of object, so that the child stays small
-counts: collections.Counter[str] = collections.Counter()
-folder = Path()
+# what any call may say; NativeError and BrokenError would mean that something got past the checks
+EXPECTED = (
+    lc.BusyError,
+    lc.ClosedError,
+    lc.InvalidArgumentError,
+    lc.OutOfRangeError,
+    lc.OutputError,
+    lc.UnsupportedError,
+    lc.DecodeError,
+    lc.SamplingError,
+    lc.StateError,
+    lc.AdapterError,
+    lc.ContextError,
+)
+PATHS: list[str] = []
+LORA = ""
+STEPS = 0
+SEEN: Counter[str] = Counter()
+
+index = st.integers(0, 7)
+small = st.integers(-2, 40)
+tokens = st.lists(st.integers(-1, 600), min_size=0, max_size=12)
 
 
-def attempt(action: Callable[[], Any]) -> Any:
-    """Run an action that may be refused: an error of ours is fine, any other is a failure."""
-    counts["steps"] += 1
-    try:
-        return action()
-    except lc.LlamaCoreError as exc:
-        counts[type(exc).__name__] += 1
-        return None
+class Pool:
+    """The last few objects of a kind; older ones are dropped without a word."""
+
+    def __init__(self, size: int) -> None:
+        self._items: list[Any] = []
+        self._size = size
+
+    def put(self, item: Any) -> None:
+        """Keep it, and let go of one if there are too many."""
+        self._items.append(item)
+        if len(self._items) > self._size:
+            del self._items[random.Random(len(self._items)).randrange(self._size)]
+
+    def get(self, number: int) -> Any:
+        """One of them."""
+        return self._items[number % len(self._items)] if self._items else None
+
+    def take(self, number: int) -> Any:
+        """One of them, no longer kept."""
+        return self._items.pop(number % len(self._items)) if self._items else None
 
 
-class Objects(RuleBasedStateMachine):
-    """Lists of open and closed objects; each rule picks some by number."""
+class Owned(RuleBasedStateMachine):
+    """Opens, uses, closes, copies and drops models, contexts, samplers, adapters, batches and states in any order."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.models: list[lc.Model] = []
-        self.contexts: list[lc.Context] = []
-        self.samplers: list[lc.Sampler] = []
-        self.batches: list[lc.Batch] = [lc.Batch(8), lc.Batch(32)]
-        self.states: list[bytes] = []
-        for number, kind in enumerate(sorted(KINDS)):  # something to use and to break from the first step on
-            self.load_kind(kind)
-            self.open_context(number, 2, True, True)
-        self.add(self.samplers, lc.Sampler.greedy())
+        self.models, self.contexts, self.samplers = Pool(3), Pool(4), Pool(5)
+        self.batches, self.states, self.loras, self.parts = Pool(3), Pool(3), Pool(3), Pool(4)
+        self.folder = tempfile.TemporaryDirectory()
+        self.threads: list[threading.Thread] = []
+        self.open_model(0)
+        self.open_context(0, 0, False)
 
-    def pick(self, items: list[Any], number: int) -> Any:
-        return items[number % len(items)] if items else None
+    def attempt(self, name: str, call: Any, *args: Any, **options: Any) -> Any:
+        """Call, and accept the errors that a call may end in."""
+        global STEPS
+        STEPS += 1
+        try:
+            result = call(*args, **options)
+        except EXPECTED as error:
+            SEEN[f"{name}: {type(error).__name__}"] += 1
+            return None
+        SEEN[name] += 1
+        return result
 
-    def add(self, items: list[Any], item: Any) -> None:
-        if item is not None:
-            items.append(item)
-            del items[:-LIMIT]
+    @rule(which=index)
+    def open_model(self, which: int) -> None:
+        self.models.put(lc.Model.load(PATHS[which % len(PATHS)]))
 
-    def load_kind(self, kind: str) -> None:
-        self.add(self.models, attempt(lambda: lc.Model.load(folder / f"{kind}.gguf")))
+    @rule(model=index, kind=st.integers(0, 5), unified=st.booleans())
+    def open_context(self, model: int, kind: int, unified: bool) -> None:
+        options: dict[str, Any] = {"n_ctx": 256, "n_seq_max": 2, "kv_unified": unified, "n_threads": 1 + kind % 2}
+        if kind == 3:
+            options["ctx_other"] = self.contexts.get(model)
+        if kind == 4 and (chain := self.samplers.get(model)) is not None:
+            options["samplers"] = {0: chain}
+        if kind == 5:
+            options["embeddings"] = True
+        if (owner := self.models.get(model)) is not None:
+            made = self.attempt("context", owner.context, **options)
+            if made is not None:
+                self.contexts.put(made)
+                self.parts.put(made.memory if kind % 2 else made.state)
 
-    @rule(kind=st.sampled_from(sorted(KINDS)))
-    def load(self, kind: str) -> None:
-        self.load_kind(kind)
-
-    @rule(n=st.integers(0, 99), n_seq_max=st.integers(1, 3), unified=st.booleans(), embeddings=st.booleans())
-    def context(self, n: int, n_seq_max: int, unified: bool, embeddings: bool) -> None:
-        self.open_context(n, n_seq_max, unified, embeddings)
-
-    def open_context(self, n: int, n_seq_max: int, unified: bool, embeddings: bool) -> None:
-        model = self.pick(self.models, n)
-        if model is not None:
-            options = {"n_seq_max": n_seq_max, "kv_unified": unified, "embeddings": embeddings}
-            self.add(self.contexts, attempt(lambda: model.context(n_ctx=64, n_batch=16, n_threads=1, **options)))
-
-    @rule(n=st.integers(0, 99), which=st.integers(0, 6), seed=st.integers(0, 3))
-    def sampler(self, n: int, which: int, seed: int) -> None:
-        model = self.pick(self.models, n)
+    @rule(model=index, kind=st.integers(0, 4))
+    def open_sampler(self, model: int, kind: int) -> None:
+        owner = self.models.get(model)
         makers = [
             lc.Sampler.greedy,
-            lambda: lc.Sampler.dist(seed),
-            lambda: lc.Sampler.chain(lc.Sampler.top_k(3), lc.Sampler.dist(seed)),
-            lambda: model and lc.Sampler.penalties(model, 8, 1.1, 0.1, 0.1),
-            lambda: model and lc.Sampler.grammar(model, "root ::= [a-z]*"),
-            lambda: model and lc.Sampler.chain(lc.Sampler.grammar(model, "root ::= [a-c]+"), lc.Sampler.greedy()),
-            lambda: model and lc.SamplingParams(seed=seed).chain(model),
+            lambda: lc.Sampler.dist(7),
+            lambda: lc.Sampler.chain(lc.Sampler.top_k(5), lc.Sampler.dist(1)),
+            lambda: lc.Sampler.grammar(owner, 'root ::= "a"*'),
+            lambda: lc.Sampler.chain(),
         ]
-        self.add(self.samplers, attempt(makers[which]))
+        if owner is not None and (made := self.attempt("sampler", makers[kind])) is not None:
+            self.samplers.put(made)
 
-    @rule(
-        a=st.integers(0, 99), b=st.integers(0, 99), action=st.sampled_from(["chain", "add", "remove", "clone", "reset"])
-    )
-    def recombine(self, a: int, b: int, action: str) -> None:
-        one, two = self.pick(self.samplers, a), self.pick(self.samplers, b)
-        if one is None:
+    @rule(model=index)
+    def open_lora(self, model: int) -> None:
+        if (owner := self.models.get(model)) is not None:
+            made = self.attempt("lora", lc.LoraAdapter.load, owner, LORA)
+            if made is not None:
+                self.loras.put(made)
+
+    @rule(ids=tokens, pos=small, seq=st.integers(-1, 3))
+    def fill_batch(self, ids: list[int], pos: int, seq: int) -> None:
+        batch = lc.Batch(12)
+        self.attempt("fill", batch.add_tokens, ids, pos=pos, seq_id=seq)
+        self.batches.put(batch)
+
+    @rule(batch=index, context=index)
+    def decode(self, batch: int, context: int) -> None:
+        rows, ctx = self.batches.get(batch), self.contexts.get(context)
+        if rows is not None and ctx is not None:
+            self.attempt("decode", ctx.decode, rows)
+
+    @rule(context=index, ids=st.lists(st.integers(5, 300), min_size=1, max_size=12))
+    def go_on(self, context: int, ids: list[int]) -> None:
+        def work() -> None:
+            batch = lc.Batch(12)
+            batch.add_tokens(ids, pos=max(ctx.memory.seq_pos_max(0), -1) + 1)
+            ctx.decode(batch)
+            ctx.logits()
+
+        if (ctx := self.contexts.get(context)) is not None:
+            self.attempt("go on", work)
+
+    @rule(context=index, row=st.integers(-5, 12), what=st.integers(0, 4))
+    def read(self, context: int, row: int, what: int) -> None:
+        if (ctx := self.contexts.get(context)) is not None:
+            calls = (ctx.logits, ctx.embeddings, ctx.embeddings_seq, ctx.logprobs, ctx.sampled)
+            self.attempt("read", calls[what], row)
+
+    @rule(context=index, sampler=index, row=st.integers(-2, 3))
+    def sample(self, context: int, sampler: int, row: int) -> None:
+        ctx, chosen = self.contexts.get(context), self.samplers.get(sampler)
+        if ctx is not None and chosen is not None:
+            self.attempt("sample", chosen.sample, ctx, row)
+
+    @rule(context=index, sampler=index, seq=st.integers(-1, 2), take=st.booleans())
+    def set_sampler(self, context: int, sampler: int, seq: int, take: bool) -> None:
+        if (ctx := self.contexts.get(context)) is not None:
+            self.attempt("set_sampler", ctx.set_sampler, seq, None if take else self.samplers.get(sampler))
+
+    @rule(sampler=index, other=index, what=st.integers(0, 4))
+    def work_sampler(self, sampler: int, other: int, what: int) -> None:
+        one, two = self.samplers.get(sampler), self.samplers.get(other)
+        if one is None or two is None:
             return
-        actions: dict[str, Callable[[], Any]] = {
-            "chain": lambda: lc.Sampler.chain(one, two),
-            "add": lambda: one.add(two),
-            "remove": lambda: one.remove(b % 3),
-            "clone": one.clone,
-            "reset": one.reset,
-        }
-        made = attempt(actions[action])
-        if isinstance(made, lc.Sampler):
-            self.add(self.samplers, made)
+        if what == 0 and (copy := self.attempt("clone", one.clone)) is not None:
+            self.samplers.put(copy)
+        elif what == 1:
+            self.attempt("add", one.add, two)
+        elif what == 2 and (freed := self.attempt("remove", one.remove, 0)) is not None:
+            self.samplers.put(freed)
+        elif what == 3:
+            self.attempt("reset", one.reset)
+        else:
+            self.attempt("accept", one.accept, 5)
 
-    @rule(
-        n=st.integers(0, 99),
-        token=st.integers(-2, 600),
-        pos=st.integers(-1, 70),
-        seq=st.integers(-1, 4),
-        out=st.booleans(),
-    )
-    def fill(self, n: int, token: int, pos: int, seq: int, out: bool) -> None:
-        attempt(lambda: self.pick(self.batches, n).add(token, pos, (seq,), out))
+    @rule(context=index, lora=index, scale=st.floats(-1, 2), none=st.booleans())
+    def set_lora(self, context: int, lora: int, scale: float, none: bool) -> None:
+        ctx, adapter = self.contexts.get(context), self.loras.get(lora)
+        if ctx is not None and (none or adapter is not None):
+            self.attempt("set_lora", ctx.set_lora, {} if none else {adapter: scale})
 
-    @rule(n=st.integers(0, 99), count=st.integers(1, 20), pos=st.integers(0, 40), seq=st.integers(0, 2))
-    def fill_run(self, n: int, count: int, pos: int, seq: int) -> None:
-        attempt(lambda: self.pick(self.batches, n).add_tokens(range(5, 5 + count), pos, seq))
+    @rule(context=index, a=small, b=small, seq=st.integers(-1, 2), what=st.integers(0, 7))
+    def edit_memory(self, context: int, a: int, b: int, seq: int, what: int) -> None:
+        if (ctx := self.contexts.get(context)) is None:
+            return
+        memory = ctx.memory
+        calls: list[Any] = [
+            lambda: memory.seq_rm(seq, a, b),
+            lambda: memory.seq_cp(seq, 1 - seq, a, b),
+            lambda: memory.seq_keep(seq),
+            lambda: memory.seq_add(seq, a, b, b - a),
+            lambda: memory.seq_div(seq, a, b, a),
+            lambda: memory.seq_cp(0, 1),
+            memory.clear,
+            lambda: (memory.seq_pos_min(seq), memory.seq_pos_max(seq), memory.can_shift, memory.present),
+        ]
+        self.attempt("memory", calls[what])
 
-    @rule(n=st.integers(0, 99))
-    def clear_batch(self, n: int) -> None:
-        attempt(self.pick(self.batches, n).clear)
+    @rule(context=index, part=index, seq=st.sampled_from([None, 0, 1]), what=st.integers(0, 4))
+    def move_state(self, context: int, part: int, seq: int | None, what: int) -> None:
+        if (ctx := self.contexts.get(context)) is None:
+            return
+        path = Path(self.folder.name) / f"state{part % 2}"
+        if what == 0 and (data := self.attempt("to_bytes", ctx.state.to_bytes, seq)) is not None:
+            self.states.put(data)
+        elif what == 1 and (data := self.states.get(part)) is not None:
+            self.attempt("from_bytes", ctx.state.from_bytes, data, seq)
+        elif what == 2:
+            self.attempt("save", ctx.state.save, path, [1, 2], seq)
+        elif what == 3:
+            self.attempt("load", ctx.state.load, path, seq)
+        elif (data := self.attempt("on device", ctx.state.to_bytes, 0, StateFlags.ON_DEVICE)) is not None:
+            self.states.put(data)
 
-    def use(self, ctx: lc.Context, number: int, b: int) -> Callable[[], Any]:
-        batch, sampler, memory = self.pick(self.batches, b), self.pick(self.samplers, b), lambda: ctx.memory
-        uses: list[Callable[[], Any]] = [
-            lambda: ctx.decode(batch),
-            lambda: ctx.logits(b % 9 - 1),
-            lambda: ctx.embeddings(b % 9 - 1),
-            lambda: ctx.embeddings_seq(b % 4),
-            lambda: ctx.logprobs(-1, token=b, n_top=b % 5),
-            lambda: sampler and sampler.sample(ctx, b % 5 - 1),
-            lambda: sampler and lc.Sampler.greedy().sample(ctx, -1),
-            lambda: memory().clear(),
-            lambda: memory().seq_rm(b % 4 - 1, b % 7 - 1, b % 11 - 1),
-            lambda: memory().seq_cp(b % 3, b % 2, -1, b % 5 - 1),
-            lambda: memory().seq_keep(b % 4),
-            lambda: memory().seq_add(b % 3, b % 7 - 1, -1, b % 9 - 4),
-            lambda: memory().seq_div(b % 3, 0, -1, b % 3),
-            lambda: memory().seq_pos_max(b % 4),
-            lambda: self.add(self.states, ctx.state.to_bytes(None if b % 2 else b % 3)),
-            lambda: self.states and ctx.state.from_bytes(self.pick(self.states, b), None if b % 2 else b % 3),
-            lambda: ctx.set_sampler(b % 3, sampler),
-            lambda: ctx.set_threads(1 + b % 2),
-            lambda: ctx.set_embeddings(b % 2 == 0),
-            ctx.cancel,
-            ctx.resume,
+    @rule(context=index, what=st.integers(0, 8), n=st.integers(1, 3))
+    def change_context(self, context: int, what: int, n: int) -> None:
+        if (ctx := self.contexts.get(context)) is None:
+            return
+        calls: list[Any] = [
+            lambda: ctx.set_threads(n),
+            lambda: ctx.set_embeddings(n == 1),
+            lambda: ctx.set_causal_attn(n > 1),
+            ctx.synchronize,
             ctx.memory_use,
             ctx.perf,
+            ctx.warmup,
+            lambda: (ctx.cancel(), ctx.resume()),
+            lambda: ctx.set_control_vector(None),
         ]
-        return uses[number % len(uses)]
+        self.attempt("change", calls[what])
 
-    @rule(n=st.integers(0, 99), number=st.integers(0, 99), b=st.integers(0, 99))
-    def use_context(self, n: int, number: int, b: int) -> None:
-        ctx = self.pick(self.contexts, n)
-        if ctx is not None:
-            attempt(self.use(ctx, number, b))
+    @rule(model=index, token=st.integers(-2, 700), text=st.text(max_size=20))
+    def ask_model(self, model: int, token: int, text: str) -> None:
+        if (owner := self.models.get(model)) is not None:
+            self.attempt("tokenize", owner.vocab.tokenize, text)
+            self.attempt("piece", owner.vocab.token_to_piece, token)
+            self.attempt("describe", lambda: (owner.desc, owner.n_params, owner.metadata.get("general.name")))
 
-    @rule(
-        n=st.integers(0, 99),
-        uses=st.lists(st.tuples(st.integers(0, 99), st.integers(0, 99)), min_size=2, max_size=4),
-        close=st.booleans(),
-    )
-    def from_several_threads(self, n: int, uses: list[tuple[int, int]], close: bool) -> None:
-        ctx = self.pick(self.contexts, n)
-        if ctx is None:
-            return
-        actions = [self.use(ctx, number, b) for number, b in uses]
-        if close:
-            actions.append(self.pick([ctx.close, ctx.model.close, gc.collect], n))
-        failures: list[BaseException] = []
-
-        def run(action: Callable[[], Any]) -> None:
-            try:
-                for _ in range(3):
-                    attempt(action)
-            except BaseException as exc:
-                failures.append(exc)
-
-        threads = [threading.Thread(target=run, args=(action,)) for action in actions]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(60)
-            assert not thread.is_alive(), "a call never returned"
-        if failures:
-            raise failures[0]
-
-    @rule(n=st.integers(0, 99), kind=st.sampled_from(["models", "contexts", "samplers"]))
-    def close(self, n: int, kind: str) -> None:
-        item = self.pick(getattr(self, kind), n)
+    @rule(number=index, kind=st.integers(0, 3))
+    def close(self, number: int, kind: int) -> None:
+        item = (self.models, self.contexts, self.samplers, self.loras)[kind].get(number)
         if item is not None:
-            attempt(item.close)
+            self.attempt("close", item.close)
 
-    @rule(
-        n=st.integers(0, 99), kind=st.sampled_from(["models", "contexts", "samplers", "states"]), collect=st.booleans()
-    )
-    def drop(self, n: int, kind: str, collect: bool) -> None:
-        items = getattr(self, kind)
-        if items:
-            del items[n % len(items)]
-        if collect:
-            gc.collect()
+    @rule(number=index, kind=st.integers(0, 5))
+    def drop(self, number: int, kind: int) -> None:
+        pools = (self.models, self.contexts, self.samplers, self.loras, self.parts, self.states)
+        pools[kind].take(number)
 
-    @rule(n=st.integers(0, 99), text=st.text(max_size=20))
-    def tokenize(self, n: int, text: str) -> None:
-        model = self.pick(self.models, n)
-        if model is not None:
-            attempt(lambda: model.vocab.detokenize(model.vocab.tokenize(text)))
+    @rule()
+    def collect(self) -> None:
+        gc.collect()
+
+    @rule(context=index, model=index, what=st.integers(0, 5), seed=st.integers(0, 999))
+    def from_a_thread(self, context: int, model: int, what: int, seed: int) -> None:
+        """The same calls from another thread, which runs on while the next rules do."""
+        ctx, owner = self.contexts.get(context), self.models.get(model)
+        if ctx is None or owner is None:
+            return
+
+        def decode() -> None:
+            batch = lc.Batch(200)
+            batch.add_tokens([5] * 150)
+            ctx.memory.clear()
+            ctx.decode(batch)
+
+        def contexts() -> None:
+            for _ in range(3):
+                with owner.context(n_ctx=256, n_threads=1) as own:
+                    batch = lc.Batch(4)
+                    batch.add_tokens([5, 6])
+                    own.decode(batch)
+
+        calls: list[Any] = [decode, contexts, ctx.close, owner.close, ctx.cancel, lambda: owner.vocab.tokenize("a b")]
+
+        def work() -> None:
+            for _ in range(random.Random(seed).randint(1, 3)):
+                self.attempt("thread", calls[what])
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        self.threads = [other for other in self.threads if other.is_alive()] + [thread]
+        if len(self.threads) > 3:
+            self.threads.pop(0).join()
+
+    @invariant()
+    def nothing_is_broken(self) -> None:
+        for pool in (self.contexts, self.models, self.samplers):
+            assert not any(item._core.broken for item in pool._items)
+
+    def teardown(self) -> None:
+        for thread in self.threads:
+            thread.join()
+        if SEEN["drop at the end"] % 2:  # half of the runs leave everything to the collector
+            with contextlib.suppress(lc.BusyError):
+                for item in self.models._items:
+                    item.close()
+        SEEN["drop at the end"] += 1
+        self.folder.cleanup()
 
 
 def main() -> None:
-    global folder
+    """Run until enough calls were made, and say what they ended in."""
+    global LORA
     faulthandler.enable()
-    folder, steps, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    for kind, options in KINDS.items():
-        tiny_model(folder / f"{kind}.gguf", arch=kind, **options)
-    settings = hypothesis.settings(
-        max_examples=20,
-        stateful_step_count=50,
-        deadline=None,
-        database=None,
-        suppress_health_check=list(hypothesis.HealthCheck),
-    )
-    rounds = random.Random(seed)
-    while counts["steps"] < steps:
-        machine = hypothesis.seed(rounds.randrange(2**32))(type("Seeded", (Objects,), {}))
-        run_state_machine_as_test(machine, settings=settings)
-    print(counts["steps"], "steps,", sum(counts.values()) - counts["steps"], "errors of ours:", dict(counts))
+    seed, steps = int(sys.argv[1]), int(sys.argv[2])
+    PATHS.extend(sys.argv[3:-1])
+    LORA = sys.argv[-1]
+    round_number = 0
+    while steps > STEPS:
+        os.environ["HYPOTHESIS_SEED"] = str(seed + round_number)
+        Owned.TestCase.settings = settings()
+        case = settings(
+            max_examples=5,
+            stateful_step_count=100,
+            deadline=None,
+            database=None,
+            phases=(Phase.generate,),
+            suppress_health_check=list(HealthCheck),
+            derandomize=False,
+        )
+        run_state_machine_as_test(with_seed(Owned, seed + round_number), settings=case)
+        round_number += 1
+    print(f"{STEPS} calls in {round_number} rounds")
+    for name, count in sorted(SEEN.items()):
+        print(f"{count:6d} {name}")
+
+
+def with_seed(machine: type[RuleBasedStateMachine], number: int) -> type[RuleBasedStateMachine]:
+    """The machine, with the random choices of a number."""
+    from hypothesis import seed
+
+    return seed(number)(machine)
 
 
 if __name__ == "__main__":
