@@ -15,8 +15,8 @@ from typing import Any
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from tools import conversations
-from tools.facts import draw_fact
-from tools.stories import HE_NAMES, SHE_NAMES, draw_story
+from tools.facts import draw_fact, sentence, with_article
+from tools.stories import ANIMALS, DEEDS, HE_NAMES, SHE_NAMES, draw_story
 
 END_OF_TEXT = "<|endoftext|>"
 CHAT_TEMPLATE = (Path(__file__).parent / "chat_template.jinja").read_text(encoding="utf-8")
@@ -30,7 +30,8 @@ SHARES = {
     "reading_chat": 0.08,
     "question_chat": 0.15,
     "question_text": 0.02,
-    "repetition": 0.10,
+    "repetition": 0.04,
+    "who_did_what": 0.10,
     "persona_chat": 0.07,
     "memory_chat": 0.05,
     "tool_chat": 0.08,
@@ -68,7 +69,25 @@ def draw_list(rng: random.Random) -> str:
         items = rng.choices([word.strip(',.!?:"') for word in draw_story(rng).text.split()], k=rng.randrange(2, 16))
     else:
         items = [str(rng.randrange(1000)) for _ in range(rng.randrange(2, 8))]
-    return ", ".join(items)
+    return " ".join(items)
+
+
+def draw_deeds(rng: random.Random) -> str:
+    """Short sentences about one to three heroes: every second word or so is one that was said before."""
+    names = rng.sample(HE_NAMES + SHE_NAMES, rng.choice((1, 1, 2, 3)))
+    kinds = rng.sample(ANIMALS, len(names))
+    lines = [f"{name} is {with_article(kind)}." for name, kind in zip(names, kinds, strict=True)]
+    for _ in range(rng.randrange(4, 12)):
+        i = rng.randrange(len(names))
+        hero, deed = rng.choice((names[i], f"The {kinds[i]}")), rng.choice(DEEDS)
+        lines.append(f"{hero} {deed}." if len(names) == 1 or rng.random() < 0.6 else f"{hero} saw {rng.choice(names)}.")
+    i = rng.randrange(len(names))
+    lines.append(
+        f"Who is the {kinds[i]}? {names[i]}."
+        if rng.random() < 0.5
+        else f"What is {names[i]}? {sentence(with_article(kinds[i]))}."
+    )
+    return " ".join(lines)
 
 
 def draw_document(rng: random.Random, renderer: Any, kind: str | None = None) -> tuple[str, str]:
@@ -99,6 +118,8 @@ def draw_document(rng: random.Random, renderer: Any, kind: str | None = None) ->
     if kind == "repetition":
         listed = draw_list(rng)
         return kind, f"{rng.choice(('List', 'Words', 'Say'))}: {listed}\nAgain: {listed}"
+    if kind == "who_did_what":
+        return kind, draw_deeds(rng)
     conversation = getattr(conversations, kind)(rng)
     text = renderer.render(messages=list(conversation.messages), tools=list(conversation.tools) or None)
     return kind, text.removesuffix("\n")

@@ -82,6 +82,7 @@ class ModelConfig:
         return (layer + 1) % self.full_attention_interval != 0
 
 
+@torch.autocast("cpu", enabled=False)
 def chunked_delta_rule(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, chunk: int = 32) -> Tensor:
     """The gated delta rule over whole sequences, a chunk at a time (parallel inside each chunk).
 
@@ -112,17 +113,12 @@ def chunked_delta_rule(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor,
     # the exponent is masked before exp, so that no overflow above the diagonal reaches the gradient
     decay = (g_cum.unsqueeze(-1) - g_cum.unsqueeze(-2)).masked_fill(~lower, -torch.inf).exp()
     k_beta = k * beta
-    mix = (k_beta @ k.transpose(-1, -2)) * decay
-    mix = -mix.tril(-1)
-    # (I - mix)^-1 as the product of (I + mix^(2^i)): mix is nilpotent, so that the product is exact
-    inverse = mix + torch.eye(chunk, dtype=q.dtype, device=q.device)
-    power = mix
-    for _ in range(int(math.log2(chunk)) - 1):
-        power = power @ power
-        inverse = inverse + inverse @ power
     rise = g_cum.exp().unsqueeze(-1)
-    v_new = inverse @ (v * beta)
-    k_decayed = inverse @ (k_beta * rise)
+    # substitution, not powers of the matrix: those grow beyond all precision where the keys of a chunk are alike
+    system = (k_beta @ k.transpose(-1, -2)) * decay
+    right = torch.cat((v * beta, k_beta * rise), -1)
+    solved = torch.linalg.solve_triangular(system.tril(-1), right, upper=False, unitriangular=True)
+    v_new, k_decayed = solved.split(dim, -1)
     inside = (q @ k.transpose(-1, -2)) * decay
     q_decayed = q * rise
     k_tail = (k * (g_cum[..., -1:] - g_cum).exp().unsqueeze(-1)).transpose(-1, -2)
@@ -357,20 +353,24 @@ class Model(nn.Module):
         """Logits `[..., n_vocab]` of states of the trunk or of the MTP block."""
         return F.linear(states, self.token_embd.weight)
 
-    def forward(self, tokens: Tensor, mtp_weight: float) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, tokens: Tensor, mtp_weight: float, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Training losses of a window.
 
         Args:
             tokens: Token ids `[B, T + 1]`.
-            mtp_weight: Weight of the mean of the losses of two runs of the MTP block.
+            mtp_weight: Weight of the mean of the losses of two runs of the MTP block; at 0 the block does not run.
+            weight: How much each token counts when it is predicted, `[B, T + 1]`.
 
         Returns:
             tuple[Tensor, Tensor, Tensor]: The sum to minimise, the trunk's loss and the loss of the MTP block's first
-            run (nats per token).
+            run, 0 when it did not run (nats per token).
         """
-        target = tokens[:, 1:].reshape(-1)
-        trunk, first, second = (
-            F.cross_entropy(self.logits(states).flatten(0, 1).float(), target)
-            for states in self.states(tokens[:, :-1], n_draft=2)
+        n_draft = 2 if mtp_weight else 0
+        target, share = tokens[:, 1:].flatten(), weight[:, 1:].flatten() / weight[:, 1:].sum()
+        trunk, *drafts = (
+            F.cross_entropy(self.logits(states).flatten(0, 1).float(), target, reduction="none") @ share
+            for states in self.states(tokens[:, :-1], n_draft=n_draft)
         )
-        return trunk + mtp_weight * (first + second) / 2, trunk.detach(), first.detach()
+        if not drafts:
+            return trunk, trunk.detach(), torch.zeros(())
+        return trunk + mtp_weight * (drafts[0] + drafts[1]) / 2, trunk.detach(), drafts[0].detach()

@@ -14,6 +14,7 @@ _TEXT = sections("stories")
 HE_NAMES, SHE_NAMES = words(_TEXT["he_names"]), words(_TEXT["she_names"])
 ANIMALS, PEOPLE, MEN, WOMEN = (words(_TEXT[name]) for name in ("animals", "people", "men", "women"))
 ADJECTIVES, COLOURS, THINGS, CLOTHES = (words(_TEXT[name]) for name in ("adjectives", "colours", "things", "clothes"))
+DEEDS = words(_TEXT["deeds"])
 PLACES, OPENINGS, HABITS, NEXT_DAYS = (_TEXT[name] for name in ("places", "openings", "habits", "next_days"))
 
 

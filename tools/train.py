@@ -1,4 +1,4 @@
-"""Training of the demo model on the CPU: AdamW, a cosine schedule, bounded by steps and by time, resumable."""
+"""Training of the demo model on the CPU: Muon and AdamW, a cosine schedule, bounded by steps and time, resumable."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from tools.conversations import CITIES
 from tools.corpus import END_OF_TEXT, chat_renderer, draw_document
 from tools.model import Model, ModelConfig
+from tools.stories import ANIMALS, COLOURS, HE_NAMES, MEN, MOODS, PEOPLE, SHE_NAMES, THINGS, WOMEN
 
 
 @dataclass(frozen=True)
@@ -32,27 +34,36 @@ class TrainConfig:
         window: Tokens of one window.
         long_window: Tokens of one window in the last part, which is `long_share` of the whole.
         long_share: Share of the training with long windows.
+        copy_share: Share of the training, at its start, that only teaches to look back and copy.
+        recall_end: Progress up to which tokens that take a look back count more than others.
+        mtp_start: Progress from which the MTP block is trained.
         lr: Highest learning rate.
         warmup: Share of the training in which the rate rises.
         weight_decay: Decay of the matrices.
-        clip: Highest norm of the gradient.
         mtp_weight: Weight of the MTP block's loss.
         workers: Threads that each take an equal share of the windows of a step.
     """
 
     seed: int = 0
     steps: int = 4000
-    minutes: float = 42.0
+    minutes: float = 32.0
     tokens_per_step: int = 4096
     window: int = 512
     long_window: int = 2048
     long_share: float = 0.05
-    lr: float = 3e-3
-    warmup: float = 0.02
+    copy_share: float = 0.08
+    recall_end: float = 0.75
+    mtp_start: float = 0.6
+    lr: float = 2e-3
+    warmup: float = 0.01
     weight_decay: float = 0.1
-    clip: float = 1.0
     mtp_weight: float = 0.5
     workers: int = 2
+
+
+def drawn_words() -> list[str]:
+    """The words that the generator draws without regard to what was said before."""
+    return [*HE_NAMES, *SHE_NAMES, *ANIMALS, *PEOPLE, *MEN, *WOMEN, *COLOURS, *THINGS, *CITIES, *MOODS]
 
 
 class Windows:
@@ -64,6 +75,9 @@ class Windows:
 
     def __init__(self, tokenizer: Tokenizer, seed: int | str) -> None:
         self.rng = random.Random(seed)
+        spellings = [before + word for word in drawn_words() for before in ("", " ")]
+        encoded = [tokenizer.encode(spelling).ids for spelling in spellings]
+        self._drawn = {ids[0] for ids in encoded if len(ids) == 1}
         self._renderer = chat_renderer()
         self._tokenizer = tokenizer
 
@@ -77,6 +91,45 @@ class Windows:
                 row += self._tokenizer.encode(text).ids
             rows.append(row[:n_tokens])
         return torch.tensor(rows)
+
+    def draw_weighted(self, n_window: int, n_tokens: int) -> tuple[Tensor, Tensor]:
+        """Draws windows as `draw` does, and how much each token counts.
+
+        A name, an animal or a colour that the document has not said before cannot be known and counts nothing; one that
+        it has said counts four times, because knowing it takes a look back.
+        """
+        tokens = self.draw(n_window, n_tokens)
+        end = self._tokenizer.token_to_id(END_OF_TEXT)
+        weight = torch.ones(tokens.shape)
+        for row, line in enumerate(tokens.tolist()):
+            said: set[int] = set()
+            for column, token in enumerate(line):
+                if token == end:
+                    said.clear()
+                elif token in self._drawn:
+                    weight[row, column] = 4.0 if token in said else 0.0
+                    said.add(token)
+        return tokens, weight
+
+    def draw_copies(self, n_window: int, n_tokens: int) -> tuple[Tensor, Tensor]:
+        """Draws windows of random ids, each run of them twice, and which ids belong to a second run.
+
+        Everything else in such a window cannot be known. In real text, what must be copied is a small part of the loss,
+        and a small network takes millions of tokens to find out how.
+        """
+        end = self._tokenizer.token_to_id(END_OF_TEXT)
+        few = range(256, 256 + 128)
+        rows, known = [], []
+        for _ in range(n_window):
+            row: list[int] = []
+            second: list[bool] = []
+            while len(row) < n_tokens:
+                run = [self.rng.choice(few) for _ in range(self.rng.randrange(2, 24))]
+                row += [*run, end, *run, end]
+                second += [False] * (len(run) + 1) + [True] * (len(run) + 1)
+            rows.append(row[:n_tokens])
+            known.append(second[:n_tokens])
+        return torch.tensor(rows), torch.tensor(known).float()
 
 
 class Workers:
@@ -94,38 +147,53 @@ class Workers:
         self._pool = ThreadPoolExecutor(count)
         torch.set_num_threads(1)
 
-    def backward(self, tokens: Tensor, mtp_weight: float) -> tuple[float, float]:
+    def backward(self, tokens: Tensor, weight: Tensor, mtp_weight: float) -> tuple[float, float]:
         """Leaves the mean gradient of all windows `[n, T + 1]` in the model; returns trunk and MTP loss."""
 
-        def run(model: Model, share: Tensor) -> tuple[float, float]:
+        def run(model: Model, share: Tensor, counted: Tensor) -> tuple[float, float]:
             with torch.autocast("cpu", dtype=torch.bfloat16):
-                loss, trunk, draft = model(share, mtp_weight)
+                loss, trunk, draft = model(share, mtp_weight, counted)
             loss.backward()
             return float(trunk), float(draft)
 
         count = len(self._models)
-        losses = list(self._pool.map(run, self._models, tokens.chunk(count)))
+        losses = list(self._pool.map(run, self._models, tokens.chunk(count), weight.chunk(count)))
         for parts in zip(*(model.parameters() for model in self._models), strict=True):
-            grads = [part.grad for part in parts]
+            grads = [part.grad for part in parts if part.grad is not None]
+            if not grads:
+                continue
             total = grads[0]
             for other in grads[1:]:
                 total.add_(other)
             total.div_(count)
         for copy in self._models[1:]:
             copy.zero_grad()
+        torch.nn.utils.clip_grad_norm_(self._models[0].parameters(), 1.0)
         return sum(trunk for trunk, _ in losses) / count, sum(draft for _, draft in losses) / count
 
+    def update(self, optimizers: list[torch.optim.Optimizer]) -> None:
+        """Lets each optimizer step in a thread of its own."""
+        list(self._pool.map(lambda optimizer: optimizer.step(), optimizers))
+        for optimizer in optimizers:
+            optimizer.zero_grad()
 
-def make_optimizer(model: Model, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW that decays the matrices and leaves norms, gates and the embedding alone."""
-    decayed = [p for n, p in model.named_parameters() if p.ndim == 2 and "token_embd" not in n and "conv" not in n]
-    chosen = {id(p) for p in decayed}
-    kept = [p for p in model.parameters() if id(p) not in chosen]
-    groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": kept, "weight_decay": 0.0},
+
+def make_optimizers(model: Model, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices, in as many parts as there are workers; AdamW without decay for all else."""
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and min(p.shape) >= 32 and "token_embd" not in n]
+    chosen = {id(p) for p in matrices}
+    others = [p for p in model.parameters() if id(p) not in chosen]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.Muon(
+            matrices[part :: config.workers],
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            momentum=0.95,
+            adjust_lr_fn="match_rms_adamw",
+        )
+        for part in range(config.workers)
     ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95), fused=True)
+    return [*optimizers, torch.optim.AdamW(others, lr=config.lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True)]
 
 
 def rate_at(progress: float, config: TrainConfig) -> float:
@@ -157,28 +225,36 @@ def train(tokenizer: Tokenizer, shape: ModelConfig, config: TrainConfig, checkpo
     """
     torch.manual_seed(config.seed)
     model = Model(shape)
-    optimizer = make_optimizer(model, config)
+    optimizers = make_optimizers(model, config)
     workers = Workers(model, config.workers)
     windows = Windows(tokenizer, f"train-{config.seed}")
     done, spent = 0, 0.0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=False)
         model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved_state in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved_state)
         windows.rng.setstate(state["rng"])
         done, spent = state["step"], state["spent"]
         print(f"resumed from {checkpoint} at step {done}")
     started = time.monotonic() - spent
     saved, step = time.monotonic(), done
     for step, progress in schedule(done, started, config):
-        for group in optimizer.param_groups:
-            group["lr"] = rate_at(progress, config)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate_at(progress, config)
         n_tokens = config.long_window if progress > 1 - config.long_share else config.window
-        tokens = windows.draw(config.tokens_per_step // n_tokens, n_tokens + 1)
-        trunk, draft = workers.backward(tokens, config.mtp_weight)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-        optimizer.step()
-        optimizer.zero_grad()
+        n_window = config.tokens_per_step // n_tokens
+        if progress < config.copy_share:
+            tokens, weight = windows.draw_copies(2 * n_window, n_tokens // 2 + 1)
+        elif progress < config.recall_end:
+            tokens, weight = windows.draw_weighted(n_window, n_tokens + 1)
+        else:
+            tokens = windows.draw(n_window, n_tokens + 1)
+            weight = torch.ones(tokens.shape)
+        mtp_weight = config.mtp_weight if progress >= config.mtp_start else 0.0
+        trunk, draft = workers.backward(tokens, weight, mtp_weight)
+        workers.update(optimizers)
         now = time.monotonic()
         if step % 20 == 0:
             print(
@@ -188,8 +264,8 @@ def train(tokenizer: Tokenizer, shape: ModelConfig, config: TrainConfig, checkpo
             )
         if now - saved > 120:
             saved = now
-            save(checkpoint, state_of(model, optimizer, windows, step, now - started))
-    save(checkpoint, state_of(model, optimizer, windows, step, time.monotonic() - started))
+            save(checkpoint, state_of(model, optimizers, windows, step, now - started))
+    save(checkpoint, state_of(model, optimizers, windows, step, time.monotonic() - started))
     print(f"trained {step} steps, {step * config.tokens_per_step} tokens, {(time.monotonic() - started) / 60:.1f} min")
     return model.eval()
 
@@ -204,11 +280,13 @@ def schedule(step: int, started: float, config: TrainConfig) -> Iterator[tuple[i
         yield step, progress
 
 
-def state_of(model: Model, optimizer: torch.optim.AdamW, windows: Windows, step: int, spent: float) -> dict[str, Any]:
+def state_of(
+    model: Model, optimizers: list[torch.optim.Optimizer], windows: Windows, step: int, spent: float
+) -> dict[str, Any]:
     """What a checkpoint holds; `spent` in seconds."""
     return {
         "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
         "rng": windows.rng.getstate(),
         "step": step,
         "spent": spent,
