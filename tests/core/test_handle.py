@@ -448,6 +448,7 @@ def test_a_signal_during_a_decode(run_child, tiny_path):
         """
         import os, signal, threading
         from decoding import feed, filled, open_pair, words
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # started in the background, it would be ignored
         model, ctx = open_pair(sys.argv[1], n_ctx=4096, n_batch=4096, n_ubatch=64, n_threads=1)
         batch = filled([5] * 4096)
         threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
