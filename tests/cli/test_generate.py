@@ -58,7 +58,7 @@ def test_quiet_writes_nothing_on_stderr():
 
 def test_json_is_one_object_with_everything():
     """--json prints one object with text, tokens, finish reason, usage, timings and model, and nothing else."""
-    code, out, _ = run(PROMPT, "--raw", "-n", "6", "--json", "--seed", "7")
+    code, out, _ = run("Once upon a time", "--raw", "-n", "6", "--json", "--seed", "7")
     found = json.loads(out)
     assert 0 == code
     assert {"text", "tokens", "finish_reason", "stop", "usage", "timings", "model"} == set(found)

@@ -49,6 +49,26 @@ def test_chunked_delta_rule_is_the_recurrent_one(n_tok: int, torch: Any) -> None
     torch.testing.assert_close(chunked_delta_rule(q, k, v, g, beta), recurrent_delta_rule(q, k, v, g, beta))
 
 
+def test_chunked_delta_rule_holds_when_keys_are_alike(torch: Any) -> None:
+    """Nearly equal keys make the system of a chunk ill-natured; float32 outputs and gradients stay right."""
+    from tools.model import chunked_delta_rule, recurrent_delta_rule
+
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 2, 3, 130, 32)
+    k = k + 3 * torch.randn(32)
+    k = (k / k.norm(dim=-1, keepdim=True)).requires_grad_()
+    g, beta = -0.05 * torch.rand(2, 3, 130), torch.rand(2, 3, 130)
+    found = []
+    for rule in (chunked_delta_rule, recurrent_delta_rule):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=rule is chunked_delta_rule):
+            out = rule(q, k, v, g, beta)
+        (gradient,) = torch.autograd.grad(out.square().sum(), k)
+        found.append((out, gradient))
+    (ours, our_gradient), (theirs, their_gradient) = found
+    assert (ours - theirs).norm() < 1e-5 * theirs.norm()
+    assert (our_gradient - their_gradient).norm() < 1e-5 * their_gradient.norm()
+
+
 def test_drafts_see_no_later_state(torch: Any) -> None:
     """Row `t` of the MTP block depends on tokens up to `t`, and on nothing after."""
     from tools.model import Model, ModelConfig
