@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import statistics
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+SETTLE_SECONDS = 0.4  # compute threads spin for a while after their last work: they must not take a core from the next
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Contestant:
     def run(self) -> Run:
         """Generate once."""
         assert self._process.stdin is not None
+        time.sleep(SETTLE_SECONDS)
         self._process.stdin.write("\n")
         self._process.stdin.flush()
         answer: dict[str, Any] = json.loads(self._answer())
