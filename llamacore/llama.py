@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from .engine.generation import Completion, Generation, GenerationParams, SingleS
 from .engine.text import PieceTable
 from .errors import BusyError
 from .hub import demo_model_path
-from .params import ContextParams, FlashAttn, GpuLayers, ModelParams, merge
+from .params import ContextParams, FlashAttn, GpuLayers, ModelParams, StrPath, merge
 from .sampling import SamplingParams
 
 if TYPE_CHECKING:
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
     from .sampling import SamplingOptions
 
-StrPath = str | os.PathLike[str]
 Prompt = str | Sequence[int]
 
 _DEFAULT_N_CTX = 4096

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from .core.context import Context
     from .core.sampler import Sampler
 
+StrPath = str | os.PathLike[str]
 GpuLayers = int | Literal["all", "none"]
 SplitMode = Literal["none", "layer", "row", "tensor"]
 LoadMode = Literal["auto", "none", "mmap", "mlock", "mmap_mlock", "direct_io"]

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from .. import gguf
 from ..errors import AdapterError, InvalidArgumentError, InvalidModelError, LlamaCoreError
+from ..params import StrPath
 from . import log, sampler_checks
 from ._handle import Handle
 from ._native import ffi, lib, path_bytes, text
 from ._status import raise_status
 from .metadata import Metadata, read_string
-from .model import StrPath
 
 if TYPE_CHECKING:
     import numpy as np

@@ -6,9 +6,10 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, Literal, Union
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import InvalidArgumentError, NativeError, UnsupportedError
+from ..params import StrPath
 from . import backend, log
 from ._handle import Handle, SharedHandle
 from ._native import ffi, lib, path_bytes, text
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
     from .multimodal import MultimodalContext
 
-StrPath = Union[str, "os.PathLike[str]"]
 
 _INT_MAX = 2**31 - 1  # upstream counts bytes and milliseconds in int
 _MAX_SAMPLES = 2**30

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, BinaryIO, Union
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from .. import gguf
 from ..errors import InvalidArgumentError, ModelNotFoundError, QuantizeError
+from ..params import StrPath
 from . import backend, log, sampler_checks
 from ._native import ffi, lib, path_bytes, text
 from ._status import raise_status
@@ -15,8 +16,6 @@ from ._status import raise_status
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-StrPath = Union[str, "os.PathLike[str]"]
 
 
 class Imatrix:

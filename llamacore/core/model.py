@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any
 
 from .. import gguf
 from ..errors import InvalidArgumentError, LoadCancelledError, ModelLoadError, ModelNotFoundError, UnsupportedError
-from ..params import ContextParams, ModelParams, merge
+from ..params import ContextParams, ModelParams, StrPath, merge
 from . import _enums, backend, kv_override, log
 from ._handle import SharedHandle, unowned_call
 from ._native import ffi, lib, path_bytes, text
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from ..params import ContextOptions, ModelOptions
     from .context import Context
 
-StrPath = Union[str, "os.PathLike[str]"]
 Progress = Callable[[float], bool | None]
 _MAX_PATTERN_BYTES = 2048  # the C++ library recurses once for each character of a pattern
 

@@ -16,13 +16,13 @@ from ..errors import (
     OutOfRangeError,
     UnsupportedError,
 )
-from ..params import merge
+from ..params import StrPath, merge
 from . import log
 from . import multimodal_checks as checks
 from ._handle import Handle
 from ._native import ffi, lib, path_bytes, text
 from ._status import raise_status
-from .bitmap import Bitmap, StrPath, using
+from .bitmap import Bitmap, using
 from .chunks import Chunk, Chunks
 from .model import Progress, _ProgressState
 from .multimodal_params import MultimodalParams, native_params

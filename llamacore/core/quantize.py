@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING
 
 from .. import gguf
 from ..errors import InvalidArgumentError, UnsupportedError
-from ..params import merge
+from ..params import StrPath, merge
 from . import backend
 from .ftype import Ftype
 from .quantize_job import Job, Progress, QuantizedTensor
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Ftype", "Progress", "QuantizeOptions", "QuantizeParams", "QuantizeResult", "QuantizedTensor", "quantize"]
 
-StrPath = Union[str, "os.PathLike[str]"]
 
 _SPLIT = re.compile(r"-\d{5}-of-\d{5}$")
 

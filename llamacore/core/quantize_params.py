@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypedDict, Union
+from typing import TYPE_CHECKING, TypedDict
 
 from ..errors import InvalidArgumentError
-from ..params import KvValue
+from ..params import KvValue, StrPath
 from . import sampler_checks
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-StrPath = Union[str, "os.PathLike[str]"]
 
 
 @dataclass(frozen=True)

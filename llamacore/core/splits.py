@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Union
 
 from ..errors import InvalidArgumentError, OutOfRangeError
-
-StrPath = Union[str, "os.PathLike[str]"]
+from ..params import StrPath
 
 
 def split_path(prefix: str, split_no: int, split_count: int) -> str:

@@ -8,9 +8,10 @@ import struct
 import zlib
 from collections.abc import Sequence
 from enum import IntFlag
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING
 
 from ..errors import InvalidArgumentError, OutOfRangeError, StateError, UnsupportedError
+from ..params import StrPath
 from . import log
 from ._native import ffi, lib, path_bytes
 from ._status import raise_status
@@ -18,7 +19,6 @@ from ._status import raise_status
 if TYPE_CHECKING:
     from .context import Context
 
-StrPath = Union[str, "os.PathLike[str]"]
 
 _MAGIC = b"LLCSTATE"
 # magic, whole or sequence, flags, fingerprint of model and context, payload bytes; then CRC-32 of these and the payload
