@@ -17,16 +17,13 @@ MODULE_NAME = "llamacore_sys._native"
 _BUILD_CDEF = """
 static char *const llc_compiled_version;
 static char *const llc_compiled_commit;
-#define LLC_HAVE_GGML_CPU ...
 """
 _BUILD_PREAMBLE = """
 static const char * const llc_compiled_version = LLC_UPSTREAM_VERSION;
 static const char * const llc_compiled_commit = LLC_UPSTREAM_COMMIT;
-#define LLC_HAVE_GGML_CPU {have_ggml_cpu}
 """
 
 _HEADER_DIRS = ("include", "ggml/include", "tools/mtmd")
-_GGML_CPU = "ggml-cpu.h"
 _CDEF_PART = re.compile(r"/\* cdef: begin \*/\n(.*?)/\* cdef: end \*/", re.DOTALL)
 
 
@@ -38,21 +35,20 @@ def shim_cdef(header: Path) -> str:
     return re.sub(r"\bLLC_API\s+", "", part[1])
 
 
-def generate_extension(sys_dir: Path, upstream: Path, target: Path, *, loadable: bool) -> None:
+def generate_extension(sys_dir: Path, upstream: Path, target: Path) -> None:
     """Writes the C source of the extension, unless `target` was made from the same inputs.
 
     Args:
         sys_dir: The package `llamacore_sys` in the source tree.
         upstream: The llama.cpp tree whose headers the declarations are compiled against.
         target: The C file.
-        loadable: The CPU back end is opened at run time, so its own functions cannot be linked and are left out.
 
     Raises:
         BuildError: cffi is not installed, or refuses a declaration.
     """
-    sources = _read_sources(sys_dir, loadable=loadable)
+    sources = _read_sources(sys_dir)
     preamble = "".join(f'#include "{name}"\n' for name, _ in sources if _is_upstream_header(upstream, name))
-    preamble += '#include "llamacore_shim.h"\n' + _BUILD_PREAMBLE.format(have_ggml_cpu=int(not loadable))
+    preamble += '#include "llamacore_shim.h"\n' + _BUILD_PREAMBLE
     try:
         inputs = (version("cffi"), preamble, *(f"{name}\n{text}" for name, text in sources))
     except PackageNotFoundError:
@@ -80,16 +76,14 @@ def generate_extension(sys_dir: Path, upstream: Path, target: Path, *, loadable:
     stamp.write_text(digest, encoding="ascii")
 
 
-def _read_sources(sys_dir: Path, *, loadable: bool) -> list[tuple[str, str]]:
+def _read_sources(sys_dir: Path) -> list[tuple[str, str]]:
     """Name and text of everything that is declared, in order."""
     cdef_dir = sys_dir / "cdef"
     names = (cdef_dir / "ORDER").read_text(encoding="utf-8").split()
     unlisted = sorted({path.name for path in cdef_dir.glob("*.h")} - set(names))
     if unlisted:
         raise BuildError(f"{', '.join(unlisted)} in {cdef_dir} not named in ORDER", "add the names to ORDER")
-    sources = [
-        (name, (cdef_dir / name).read_text(encoding="utf-8")) for name in names if not (loadable and name == _GGML_CPU)
-    ]
+    sources = [(name, (cdef_dir / name).read_text(encoding="utf-8")) for name in names]
     return [*sources, ("llamacore_shim.h", shim_cdef(sys_dir / "shim" / "llamacore_shim.h")), ("build", _BUILD_CDEF)]
 
 

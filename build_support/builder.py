@@ -75,7 +75,7 @@ def build(config: BuildConfig, package: Path = SYS_DIR, console: Console | None 
         toolchain = find_toolchain(config.backends)
         source = _source(config, console)
         generated = build_dir / "generated" / "_native.c"
-        generate_extension(SYS_DIR, source.path, generated, loadable=config.profile == "portable")
+        generate_extension(SYS_DIR, source.path, generated)
         _configure(config, toolchain, source, generated, build_dir, log, console)
         _compile(config, toolchain, build_dir, log, console)
         return _install(config, toolchain, source, build_dir, package)

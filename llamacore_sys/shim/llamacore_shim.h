@@ -152,9 +152,6 @@ LLC_API enum llc_status llc_state_set(
         struct llama_context * ctx, llama_seq_id seq, uint32_t flags, const uint8_t * data, size_t size, size_t * read);
 LLC_API enum llc_status llc_state_save_file(
         struct llama_context * ctx, llama_seq_id seq, const char * path, const llama_token * tokens, size_t n_tokens);
-LLC_API enum llc_status llc_state_load_file(
-        struct llama_context * ctx, llama_seq_id seq, const char * path,
-        llama_token * tokens, size_t capacity, size_t * n_tokens);
 
 /* adapters */
 

@@ -90,17 +90,6 @@ enum llc_status llc_state_save_file(
     });
 }
 
-enum llc_status llc_state_load_file(
-        struct llama_context * ctx, llama_seq_id seq, const char * path,
-        llama_token * tokens, size_t capacity, size_t * n_tokens) {
-    *n_tokens = 0;
-    return guarded([&] {
-        const bool done = seq < 0 ? llama_state_load_file(ctx, path, tokens, capacity, n_tokens)
-                                  : llama_state_seq_load_file(ctx, path, seq, tokens, capacity, n_tokens) > 0;
-        return done ? LLC_OK : LLC_FAILED;
-    });
-}
-
 enum llc_status llc_adapter_lora_load(
         struct llama_model * model, const char * path, struct llama_adapter_lora ** adapter) {
     *adapter = nullptr;

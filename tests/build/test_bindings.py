@@ -28,8 +28,8 @@ def sys_dir(tmp_path: Path) -> Path:
     (folder / "shim").mkdir()
     (folder / "shim" / "llamacore_shim.h").write_text(HEADER)
     (folder / "cdef" / "ggml.h").write_text("struct ggml { int n; ...; };\n")
-    (folder / "cdef" / "ggml-cpu.h").write_text("int ggml_cpu(struct ggml * x);\n")
-    (folder / "cdef" / "ORDER").write_text("ggml.h\nggml-cpu.h\n")
+    (folder / "cdef" / "gguf.h").write_text("int gguf_free(struct ggml * x);\n")
+    (folder / "cdef" / "ORDER").write_text("ggml.h\ngguf.h\n")
     return folder
 
 
@@ -58,39 +58,31 @@ def test_a_header_without_marks_is_refused(sys_dir: Path):
 
 def test_everything_declared_is_generated(sys_dir: Path, upstream: Path, tmp_path: Path):
     target = tmp_path / "gen" / "_native.c"
-    generate_extension(sys_dir, upstream, target, loadable=False)
+    generate_extension(sys_dir, upstream, target)
     text = target.read_text()
     assert '#include "ggml.h"\n#include "llamacore_shim.h"' in text
-    assert "ggml_cpu(" in text
+    assert "gguf_free(" in text
     assert "llc_answer(" in text
-    assert "#define LLC_HAVE_GGML_CPU 1" in text
-
-
-def test_a_loadable_cpu_back_end_is_not_linked(sys_dir: Path, upstream: Path, tmp_path: Path):
-    target = tmp_path / "_native.c"
-    generate_extension(sys_dir, upstream, target, loadable=True)
-    assert "ggml_cpu(" not in target.read_text()
-    assert "#define LLC_HAVE_GGML_CPU 0" in target.read_text()
 
 
 def test_it_is_generated_again_only_when_an_input_changed(sys_dir: Path, upstream: Path, tmp_path: Path):
     target = tmp_path / "_native.c"
-    generate_extension(sys_dir, upstream, target, loadable=False)
+    generate_extension(sys_dir, upstream, target)
     target.write_text("kept")
-    generate_extension(sys_dir, upstream, target, loadable=False)
+    generate_extension(sys_dir, upstream, target)
     assert target.read_text() == "kept"
-    (sys_dir / "cdef" / "ggml-cpu.h").write_text("int ggml_more(struct ggml * x);\n")
-    generate_extension(sys_dir, upstream, target, loadable=False)
+    (sys_dir / "cdef" / "gguf.h").write_text("int ggml_more(struct ggml * x);\n")
+    generate_extension(sys_dir, upstream, target)
     assert "ggml_more(" in target.read_text()
 
 
 def test_a_declaration_that_cffi_refuses_is_named_with_its_file(sys_dir: Path, upstream: Path, tmp_path: Path):
-    (sys_dir / "cdef" / "ggml-cpu.h").write_text("int broken(;\n")
-    with pytest.raises(BuildError, match=r"declarations of ggml-cpu\.h"):
-        generate_extension(sys_dir, upstream, tmp_path / "_native.c", loadable=False)
+    (sys_dir / "cdef" / "gguf.h").write_text("int broken(;\n")
+    with pytest.raises(BuildError, match=r"declarations of gguf\.h"):
+        generate_extension(sys_dir, upstream, tmp_path / "_native.c")
 
 
 def test_a_cdef_file_outside_the_order_is_refused(sys_dir: Path, upstream: Path, tmp_path: Path):
     shutil.copy(sys_dir / "cdef" / "ggml.h", sys_dir / "cdef" / "extra.h")
     with pytest.raises(BuildError, match=r"extra\.h .*not named in ORDER"):
-        generate_extension(sys_dir, upstream, tmp_path / "_native.c", loadable=False)
+        generate_extension(sys_dir, upstream, tmp_path / "_native.c")
