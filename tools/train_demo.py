@@ -1,7 +1,7 @@
 """Makes the bundled demo model from nothing: vocabulary, training, GGUF files, scores.
 
-`python -m tools.train_demo --work build/demo` takes at most `--minutes` of training on two CPU cores; when it is
-interrupted, the same command goes on from the last checkpoint in the `--work` folder.
+`python -m tools.train_demo --work build/demo` trains for about 25 minutes on two CPU cores; when it is interrupted,
+the same command goes on from the last checkpoint in the `--work` folder.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=BUNDLED, help="the Q8_0 file to write")
     parser.add_argument("--seed", type=int, default=default.seed)
     parser.add_argument("--steps", type=int, default=default.steps)
-    parser.add_argument("--minutes", type=float, default=default.minutes)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
 
@@ -37,7 +36,7 @@ def main() -> None:
     if not vocabulary.exists():
         train_tokenizer(shape.n_vocab).save(str(vocabulary))
     tokenizer = Tokenizer.from_file(str(vocabulary))
-    config = TrainConfig(seed=options.seed, steps=options.steps, minutes=options.minutes)
+    config = TrainConfig(seed=options.seed, steps=options.steps)
     model = train(tokenizer, shape, config, options.work / "checkpoint.pt")
     write_gguf(options.work / "llamacore-demo-f32.gguf", model, tokenizer, quantized=False)
     write_gguf(options.output, model, tokenizer, quantized=True)
