@@ -24,7 +24,11 @@ __version__ = "0.1.0"
 
 _HOME = {
     "llamacore.llama": ("Llama",),
-    "llamacore.engine.generation": ("Chunk", "Completion", "Generation", "TokenLogprob", "Timings", "Usage"),
+    "llamacore.engine.engine": ("Engine", "EngineParams"),
+    "llamacore.engine.generation": ("Generation",),
+    "llamacore.engine.records": ("Chunk", "Completion", "TokenLogprob", "Timings", "Usage"),
+    "llamacore.engine.request": ("GenerationParams", "Request"),
+    "llamacore.engine.stats": ("EngineEvent", "EngineStats"),
     "llamacore.chat.template": ("ChatTemplate",),
     "llamacore.sampling": ("SamplingParams",),
     "llamacore.params": ("ContextParams", "ModelParams"),
@@ -38,10 +42,10 @@ _HOME = {
     "llamacore.core.capture": ("TensorCapture",),
     "llamacore.core.quantize": ("Ftype", "QuantizeParams", "quantize"),
     "llamacore.errors": (
-        "AbortedError", "AdapterError", "BrokenError", "BusyError", "ClosedError", "ContextError", "DecodeError",
-        "GrammarError", "InvalidArgumentError", "InvalidModelError", "LlamaCoreError", "LoadCancelledError",
+        "AbortedError", "AdapterError", "BrokenError", "BusyError", "ClosedError", "ContextError", "ContextFullError", "DecodeError",
+        "GrammarError", "IncompleteOutputError", "InvalidArgumentError", "InvalidModelError", "LlamaCoreError", "LoadCancelledError",
         "ModelLoadError", "ModelNotFoundError", "NativeError", "NoKvSlotError", "OutOfMemoryError", "OutOfRangeError",
-        "OutputError", "QuantizeError", "SamplingError", "StateError", "TemplateError", "UnsupportedError",
+        "OutputError", "QuantizeError", "QueueFullError", "SamplingError", "StateError", "StructuredOutputError", "TemplateError", "ToolError", "UnsupportedError",
     ),
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
@@ -75,12 +79,18 @@ if TYPE_CHECKING:
     from .core.state import StateFlags as StateFlags
     from .core.vocab import TokenAttr as TokenAttr
     from .core.vocab import Vocab as Vocab
-    from .engine.generation import Chunk as Chunk
-    from .engine.generation import Completion as Completion
+    from .engine.engine import Engine as Engine
+    from .engine.engine import EngineParams as EngineParams
     from .engine.generation import Generation as Generation
-    from .engine.generation import Timings as Timings
-    from .engine.generation import TokenLogprob as TokenLogprob
-    from .engine.generation import Usage as Usage
+    from .engine.records import Chunk as Chunk
+    from .engine.records import Completion as Completion
+    from .engine.records import Timings as Timings
+    from .engine.records import TokenLogprob as TokenLogprob
+    from .engine.records import Usage as Usage
+    from .engine.request import GenerationParams as GenerationParams
+    from .engine.request import Request as Request
+    from .engine.stats import EngineEvent as EngineEvent
+    from .engine.stats import EngineStats as EngineStats
     from .errors import *  # noqa: F403
     from .llama import Llama as Llama
     from .params import ContextParams as ContextParams

@@ -15,12 +15,17 @@ LlamaCoreError
 ├── DecodeError               (RuntimeError)       decode or encode failed
 │   ├── NoKvSlotError                              the memory has no room for the batch
 │   └── AbortedError                               cancelled while it computed
+├── StructuredOutputError     (ValueError)         a reply is not what its response format asks for
+│   └── IncompleteOutputError                      it was cut off before its end
+├── ToolError                 (RuntimeError)       a tool cannot be made, called, or asked for again
 ├── SamplingError             (RuntimeError)       a sampler chain selected no token
 ├── StateError                (RuntimeError)       a saved state does not fit or is damaged
 ├── AdapterError              (RuntimeError)       LoRA adapter or control vector that does not fit
 ├── QuantizeError             (RuntimeError)       quantisation failed
 ├── ClosedError               (RuntimeError)       used after close()
 ├── BusyError                 (RuntimeError)       in use by another thread right now
+│   └── QueueFullError                             as many requests are waiting as may wait
+├── ContextFullError          (RuntimeError)       a text does not fit into the context any more
 ├── BrokenError               (RuntimeError)       a native assertion failed in it: only close() is left
 ├── OutOfMemoryError          (MemoryError)        native memory ran out
 └── NativeError               (RuntimeError)       an unforeseen exception of the native code
@@ -114,6 +119,24 @@ class AbortedError(DecodeError):
     """The computation was cancelled; micro-batches that were done stay in the memory."""
 
 
+class StructuredOutputError(LlamaCoreError, ValueError):
+    """A reply is not what its response format asks for.
+
+    Attributes:
+        text: The reply's text.
+    """
+
+    text: str = ""
+
+
+class IncompleteOutputError(StructuredOutputError):
+    """A reply was cut off before it was what its response format asks for; `text` has what there is of it."""
+
+
+class ToolError(LlamaCoreError, RuntimeError):
+    """A tool cannot be made of what was given, cannot be called with these arguments, or was called too often."""
+
+
 class SamplingError(LlamaCoreError, RuntimeError):
     """A sampler chain selected no token."""
 
@@ -136,6 +159,14 @@ class ClosedError(LlamaCoreError, RuntimeError):
 
 class BusyError(LlamaCoreError, RuntimeError):
     """Another thread is using the object right now, or something still depends on it."""
+
+
+class QueueFullError(BusyError):
+    """As many requests wait for their turn as the engine lets wait; this one was not taken."""
+
+
+class ContextFullError(LlamaCoreError, RuntimeError):
+    """A generation reached the end of its context and was asked not to stop there quietly."""
 
 
 class BrokenError(LlamaCoreError, RuntimeError):

@@ -227,7 +227,7 @@ class SamplingParams:
             advice["samplers"] = tuple(name for name in sequence.split(";") if name)
         return merge(cls(), {**advice, **options})
 
-    def chain(self, model: Model) -> Sampler:
+    def chain(self, model: Model, *, min_tokens: int = 0) -> Sampler:
         """Build the sampler chain, as upstream's `common_sampler_init` does for these parameters.
 
         With a grammar it is a `Sampler.constrained` of the grammar and that chain: the tokens are upstream's for the
@@ -235,6 +235,7 @@ class SamplingParams:
 
         Args:
             model: Model whose tokens are sampled; the chain is closed with it.
+            min_tokens: Tokens before which none may end the text.
 
         Returns:
             A chain; the caller closes it, or drops it. Show it the prompt with `Sampler.accept_prompt`.
@@ -246,6 +247,8 @@ class SamplingParams:
         made: list[Sampler] = []
         try:
             made += self._biases(model)
+            if min_tokens:
+                made.append(Sampler.min_tokens(min_tokens, eog_tokens(model)))
             made += self._mirostat(model) if self.mirostat else self._selection(model)
             made = [Sampler.chain(*made, no_perf=self.no_perf)]
             grammar = self.grammar if self.json_schema is None else json_schema_to_gbnf(self.json_schema)

@@ -9,14 +9,15 @@ import time
 import pytest
 
 import llamacore as lc
-from llamacore.engine.generation import GenerationParams
+from llamacore.engine.request import GenerationParams
 
 PROMPT = "Once upon a time"
 
 
 @pytest.fixture(scope="module")
 def llama(demo_path):
-    with lc.Llama(demo_path, n_threads=1, n_ctx=512) as llama:
+    # flash attention rounds differently for each layout of the cache, see tests/engine/test_equality.py
+    with lc.Llama(demo_path, n_threads=1, n_ctx=512, flash_attn="disabled") as llama:
         yield llama
 
 
@@ -24,7 +25,7 @@ def by_hand(llama, prompt, n):
     """Greedy tokens by the primitives, as a reference."""
     vocab = llama.model.vocab
     tokens = vocab.tokenize(prompt)
-    with llama.model.context(n_ctx=512, n_threads=1) as ctx, lc.Sampler.greedy() as sampler:
+    with llama.model.context(n_ctx=512, n_threads=1, flash_attn="disabled") as ctx, lc.Sampler.greedy() as sampler:
         batch = lc.Batch(512)
         batch.add_tokens(tokens)
         ctx.decode(batch)
@@ -101,7 +102,7 @@ def test_a_full_context_ends_with_length(demo_path):
 
 def test_a_prompt_that_does_not_fit_is_refused(llama):
     """A prompt longer than the context is an error that names both lengths, and the object stays usable."""
-    with pytest.raises(lc.InvalidArgumentError, match=r"the prompt has 600 tokens, the context takes 512"):
+    with pytest.raises(lc.ContextFullError, match=r"the prompt has 600 tokens, the context takes 512"):
         llama.generate([5] * 600)
     assert llama.generate(PROMPT, max_tokens=1).usage.completion_tokens == 1
 
@@ -150,14 +151,13 @@ def test_cancel_before_the_first_token(llama):
     assert ("cancelled", "") == (generation.result().finish_reason, generation.result().text)
 
 
-def test_a_second_generation_is_refused_while_one_runs(llama):
-    """One request at a time: the second is a BusyError that says what to do."""
-    generation = llama.stream(PROMPT, max_tokens=5)
-    next(generation)
-    with pytest.raises(lc.BusyError, match="generating already"):
-        llama.stream(PROMPT)
-    generation.close()
-    assert llama.generate(PROMPT, max_tokens=1).tokens
+def test_generations_run_side_by_side(llama):
+    """A second request does not wait for the first one to be read, and neither changes the other."""
+    first = llama.stream(PROMPT, max_tokens=30, temperature=0)
+    next(first)
+    alone = llama.generate("Long ago", max_tokens=5, temperature=0)
+    assert llama.generate(PROMPT, max_tokens=30, temperature=0).tokens == first.result().tokens
+    assert llama.generate("Long ago", max_tokens=5, temperature=0).text == alone.text
 
 
 def test_a_dropped_generation_gives_the_context_back(llama):
@@ -217,13 +217,13 @@ def test_async_iteration(llama):
                 await asyncio.sleep(0)
 
         ticker = asyncio.create_task(tick())
-        text = "".join([chunk.text async for chunk in llama.stream(PROMPT, max_tokens=20, temperature=0)])
+        text = "".join([chunk.text async for chunk in llama.stream(PROMPT, max_tokens=200, temperature=0)])
         ticker.cancel()
         return text, ticks
 
     text, ticks = asyncio.run(run())
-    assert llama.generate(PROMPT, max_tokens=20, temperature=0).text == text
-    assert ticks > 20
+    assert llama.generate(PROMPT, max_tokens=200, temperature=0).text == text
+    assert ticks > 5
 
 
 def test_chat_prompt_keeps_control_tokens_of_users_as_text(llama):

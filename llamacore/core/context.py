@@ -70,6 +70,7 @@ class Context(InnerValueReader):
         self.n_rs_seq = int(lib.llama_n_rs_seq(ptr))
         self.pooling_type = _enums.name("pooling_type", int(lib.llama_pooling_type(ptr)))
         self.kv_unified = bool(keep[0].kv_unified)
+        self.swa_full = bool(keep[0].swa_full)
         self._n_outputs_max = min(params.n_outputs_max or self.n_batch, self.n_batch)
         if model.has_encoder:
             self._n_outputs_max = self.n_batch  # upstream ignores the limit then

@@ -1,26 +1,24 @@
-"""Samplers: one constructor for each sampler of upstream, and bulk sampling."""
+"""Samplers: one constructor for each sampler of upstream."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InvalidArgumentError, OutOfRangeError, UnsupportedError
+from ..errors import NativeError, UnsupportedError
 from . import backend, grammar, sampler_checks
 from ._native import ffi, lib
+from ._status import raise_status
 from .sampler_candidates import Candidates as Candidates
 from .sampler_chain import SamplerChain
 from .sampler_chain import SamplerInfo as SamplerInfo
 from .sampler_chain import SamplerPerf as SamplerPerf
 from .sampler_checks import probability, real, whole
-from .sampler_handle import Item, raise_sampling
+from .sampler_handle import Item
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
     from typing_extensions import Self
 
-    from .context import Context
     from .model import Model
 
 DEFAULT_SEED = int(lib.LLAMA_DEFAULT_SEED)
@@ -307,6 +305,17 @@ class Sampler(SamplerChain):
         )
 
     @classmethod
+    def min_tokens(cls, count: int, ends: Sequence[int]) -> Self:
+        """Forbid the tokens `ends` until `count` tokens were accepted; tokens of a prompt do not count."""
+        count = whole("count", count, 0)
+        ends = [sampler_checks.token(token, None) for token in ends]
+        out = ffi.new("struct llama_sampler **")
+        status = lib.llc_sampler_min_tokens(count, ffi.new("llama_token[]", ends), len(ends), out)
+        if status:
+            raise_status(status, "making a min_tokens sampler", NativeError)
+        return cls._make(out[0], "min_tokens")
+
+    @classmethod
     def grammar(
         cls,
         model: Model,
@@ -341,65 +350,3 @@ class Sampler(SamplerChain):
             "grammar",
             lambda vocab, _: grammar.native_sampler(vocab, grammar_text, root, trigger_patterns, tokens),
         )
-
-
-def sample_batch(
-    ctx: Context,
-    samplers: Sequence[Sampler],
-    rows: Sequence[int],
-    out: npt.NDArray[np.int32] | None = None,
-) -> npt.NDArray[np.int32]:
-    """Sample and accept a token for several rows of the last batch in one call.
-
-    Args:
-        ctx: Context that decoded the batch.
-        samplers: The sampler of each row; the same one for rows of one sequence, which then come in order.
-        rows: Rows of the batch that were marked as output.
-        out: int32 [len(rows)] to write to, contiguous. It is filled with -1 first: after an error it holds the tokens
-            of the rows that were done, and the first -1 is at the row that failed.
-
-    Returns:
-        The tokens, int32 [len(rows)]: `out`, or a new array.
-
-    Raises:
-        OutputError: A row has no logits.
-        SamplingError: No token was chosen for a row.
-        InvalidArgumentError: The lengths differ, or a sampler was made for a vocabulary of another size.
-    """
-    import numpy as np
-
-    n = len(rows)
-    if len(samplers) != n:
-        raise InvalidArgumentError(f"there are {len(samplers)} samplers for {n} rows", hint="give one for each row")
-    if out is None:
-        out = np.empty(n, dtype=np.int32)
-    elif out.dtype != np.int32 or out.shape != (n,) or not out.flags.c_contiguous or not out.flags.writeable:
-        raise InvalidArgumentError(f"out is {out.dtype} {out.shape}", hint=f"give a contiguous int32 array of {n}")
-    out.fill(-1)
-    try:
-        native_rows = ffi.new("int32_t[]", list(rows))
-    except (TypeError, OverflowError) as exc:
-        raise OutOfRangeError(f"rows {list(rows)!r}", hint="give numbers of rows of the last batch") from exc
-    pointers: dict[Sampler, Any] = {}
-    try:
-        for sampler in samplers:
-            if sampler not in pointers:
-                pointers[sampler] = sampler._enter()
-        native_samplers = ffi.new("struct llama_sampler *[]", [pointers[sampler] for sampler in samplers])
-        done = ffi.new("size_t *")
-        context = ctx._enter()
-        try:
-            model = lib.llama_get_model(context)
-            for sampler in pointers:
-                if sampler._model_ptr is not None and sampler._model_ptr != model:
-                    sampler._require_same_vocabulary(context)
-            tokens = ffi.from_buffer("llama_token[]", out, require_writable=True)
-            status = lib.llc_sample_batch(context, n, native_samplers, native_rows, tokens, done)
-            if status:
-                raise_sampling(status, rows[done[0]] if done[0] < n else -1, ctx)
-            return out
-        finally:
-            ctx._exit()
-    finally:
-        for sampler in pointers:
-            sampler._exit()

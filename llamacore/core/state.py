@@ -75,6 +75,13 @@ class State:
         )  # fmt: skip
         return hashlib.sha256(repr(parts).encode()).digest()[:16]
 
+    def fingerprint(self) -> bytes:
+        """Return 16 bytes that say for which model, kind of memory and llama.cpp a sequence state of this context is.
+
+        Two files with equal metadata and shapes have equal ones, whatever their weights.
+        """
+        return self._fingerprint(0, 0)
+
     def size(self, seq_id: int | None = None, flags: StateFlags = StateFlags.NONE) -> int:
         """Return the bytes that the state takes, of the whole context or of one sequence."""
         seq = self._seq(seq_id)

@@ -1,4 +1,5 @@
 #include "guard.h"
+#include "nesting.h"
 
 #include "json-schema-to-grammar.h"
 #include "llama-grammar.h"
@@ -11,35 +12,10 @@
 #include <string>
 #include <vector>
 
+using llc::check_nesting;
 using llc::guarded;
 
 namespace {
-
-// Both parsers recurse per nesting level.
-constexpr int MAX_NESTING = 256;
-
-void check_nesting(const char * text, const char * open, const char * close, const char * what) {
-    int  depth     = 0;
-    char quote     = 0; // inside "..." or, in a grammar, [...]
-    for (const char * p = text; *p != 0; ++p) {
-        if (*p == '\\' && p[1] != 0) {
-            ++p;
-        } else if (quote != 0) {
-            quote = *p == quote ? 0 : quote;
-        } else if (*p == '"') {
-            quote = '"';
-        } else if (*p == '[' && std::strchr(open, '[') == nullptr) {
-            quote = ']';
-        } else if (std::strchr(open, *p) != nullptr) {
-            if (++depth > MAX_NESTING) {
-                throw llc::invalid_argument(std::string(what) + " is nested deeper than " + std::to_string(MAX_NESTING) +
-                                            " levels");
-            }
-        } else if (std::strchr(close, *p) != nullptr) {
-            --depth;
-        }
-    }
-}
 
 // Upstream looks for left recursion without remembering what it has seen, and expands stacks in the same way: rules that
 // start with rules that start with rules cost time exponential in their number, and stack in proportion to it.

@@ -134,6 +134,12 @@ LLC_API enum llc_status llc_logprobs(
         struct llama_context * ctx, int32_t i, llama_token token, float * token_logprob,
         int32_t n_top, llama_token * top_tokens, float * top_logprobs);
 
+/* the same for many rows: targets[k] on row rows[k], n_top best ones of each; n_threads share the rows; a row in which
+   a logit is NaN gives NaN */
+LLC_API enum llc_status llc_score(
+        struct llama_context * ctx, size_t n, const int32_t * rows, const llama_token * targets, int32_t n_threads,
+        float * logprobs, int32_t n_top, llama_token * top_tokens, float * top_logprobs);
+
 /* memory */
 
 LLC_API enum llc_status llc_memory_clear(struct llama_context * ctx, bool data);
@@ -189,6 +195,10 @@ LLC_API enum llc_status llc_sampler_reset(struct llama_sampler * sampler);
 LLC_API enum llc_status llc_sampler_clone(const struct llama_sampler * sampler, struct llama_sampler ** clone);
 LLC_API enum llc_status llc_set_sampler(struct llama_context * ctx, llama_seq_id seq, struct llama_sampler * chain, bool * on_backend);
 
+/* forbids the tokens that end a text until that many tokens were accepted */
+LLC_API enum llc_status llc_sampler_min_tokens(
+        int32_t wanted, const llama_token * ends, size_t n_ends, struct llama_sampler ** sampler);
+
 /* inner values: next-n embeddings, layer inputs, what a sampler in the graph computed */
 
 LLC_API enum llc_status llc_set_embeddings_nextn(struct llama_context * ctx, bool enabled, bool masked);
@@ -240,6 +250,35 @@ LLC_API enum llc_status llc_sampler_constrained(
 /* part 0 is the grammar, part 1 the chain */
 LLC_API struct llama_sampler * llc_sampler_constrained_get(const struct llama_sampler * sampler, int32_t part);
 LLC_API enum llc_status llc_json_schema_to_gbnf(const char * json_schema, char ** gbnf);
+
+/* chat: upstream's common_chat; JSON is text in UTF-8 */
+
+enum { LLC_CHAT_MAX_REPLY = 16777216 }; /* bytes */
+
+struct llc_chat_templates; /* what a template source means; may be used by several threads at once */
+struct llc_chat_parser;    /* how replies to one kind of request are read; never changes */
+struct llc_chat_reply;     /* a reply that is being read; keeps what it needs of the parser */
+
+LLC_API enum llc_status llc_chat_templates_new(
+        const char * source, const char * bos_token, const char * eos_token, struct llc_chat_templates ** templates);
+LLC_API void            llc_chat_templates_free(struct llc_chat_templates * templates);
+/* {"source": as upstream renders it, "caps": {name: bool}} */
+LLC_API enum llc_status llc_chat_templates_describe(const struct llc_chat_templates * templates, char ** description);
+/* inputs: the fields of common_chat_templates_inputs; params: those of common_chat_params */
+LLC_API enum llc_status llc_chat_apply(
+        const struct llc_chat_templates * templates, const char * inputs, char ** params,
+        struct llc_chat_parser ** parser);
+LLC_API void            llc_chat_parser_free(struct llc_chat_parser * parser);
+
+LLC_API enum llc_status llc_chat_reply_new(const struct llc_chat_parser * parser, struct llc_chat_reply ** reply);
+LLC_API void            llc_chat_reply_free(struct llc_chat_reply * reply);
+/* more of the reply, or with `last` its end; *kind is 1 when all of the text is content, 2 when all of it is reasoning;
+   else *pieces lists what is new (null for nothing): {"content"}, {"reasoning_content"} or {"index", "id", "name",
+   "arguments"} of a tool call */
+LLC_API enum llc_status llc_chat_reply_push(
+        struct llc_chat_reply * reply, const char * text, size_t length, bool last, int32_t * kind, char ** pieces);
+/* what the pieces so far add up to: {"content", "reasoning_content", "tool_calls"} */
+LLC_API enum llc_status llc_chat_reply_message(const struct llc_chat_reply * reply, char ** message);
 
 /* multimodal */
 

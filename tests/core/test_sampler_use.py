@@ -10,7 +10,8 @@ from samplers import MAKERS
 
 from llamacore.core.context import Context
 from llamacore.core.model import Model
-from llamacore.core.sampler import DEFAULT_SEED, Sampler, sample_batch
+from llamacore.core.sample_rows import RowSampler
+from llamacore.core.sampler import DEFAULT_SEED, Sampler
 from llamacore.errors import (
     BusyError,
     ClosedError,
@@ -190,54 +191,61 @@ def test_one_token_of_a_prompt(model: Model) -> None:
 # many rows in one call
 
 
-def test_sample_batch(ctx: Context) -> None:
+def test_rows_are_sampled_with_their_own_samplers(ctx: Context) -> None:
     greedy, chain = Sampler.greedy(), Sampler.chain(Sampler.temp(1.5), Sampler.dist(2))
     twin = chain.clone()
-    tokens = sample_batch(ctx, [greedy, chain, chain], [4, 5, 4])
-    assert tokens.dtype == np.int32
-    assert tokens.tolist() == [ctx.logits(4).argmax(), twin.sample(ctx, 5), twin.sample(ctx, 4)]
-    out = np.zeros(1, dtype=np.int32)
-    assert sample_batch(ctx, [greedy], [5], out) is out
-    assert sample_batch(ctx, [], []).size == 0
+    rows = RowSampler(4)
+    assert rows.sample(ctx, [4, 5], [greedy, chain]) == [ctx.logits(4).argmax(), twin.sample(ctx, 5)]
+    assert rows.sample(ctx, [5, 5], [greedy, chain]) == [ctx.logits(5).argmax(), twin.sample(ctx, 5)]
+    assert rows.sample(ctx, [], []) == []
 
 
-def test_sample_batch_tells_how_far_it_came(ctx: Context) -> None:
-    greedy, out = Sampler.greedy(), np.zeros(3, dtype=np.int32)
-    with pytest.raises(OutputError, match="row 0"):
-        sample_batch(ctx, [greedy] * 3, [4, 0, 5], out)
-    assert out.tolist() == [ctx.logits(4).argmax(), -1, -1]
-    with pytest.raises(SamplingError, match="row 5"):
-        sample_batch(ctx, [greedy, Sampler.top_k(1), greedy], [4, 5, 5], out)
-    assert out.tolist() == [ctx.logits(4).argmax(), -1, -1]
+def test_a_row_that_fails_leaves_the_others_alone(ctx: Context) -> None:
+    best = ctx.logits(4).argmax()
+    first, none, chooses_nothing, last = Sampler.greedy(), Sampler.greedy(), Sampler.top_k(1), Sampler.greedy()
+    results = RowSampler(4).sample(ctx, [4, 0, 5, 4], [first, none, chooses_nothing, last])
+    assert [best, best] == [results[0], results[3]]
+    assert isinstance(results[1], OutputError)
+    assert "row 0" in str(results[1])
+    assert isinstance(results[2], SamplingError)
+    assert "row 5" in str(results[2])
 
 
 @pytest.mark.parametrize(
-    ("count", "rows", "out", "error"),
-    [
-        (1, [4, 5], None, InvalidArgumentError),
-        (1, [2**31], None, OutOfRangeError),
-        (1, ["x"], None, OutOfRangeError),
-        (1, [4], np.zeros(2, dtype=np.int32), InvalidArgumentError),
-        (1, [4], np.zeros(1, dtype=np.int64), InvalidArgumentError),
-        (2, [4, 5], np.zeros(4, dtype=np.int32)[::2], InvalidArgumentError),
-        (1, [4], np.frombuffer(b"abcd", dtype=np.int32), InvalidArgumentError),
-    ],
+    ("count", "rows", "error"),
+    [(1, [4, 5], InvalidArgumentError), (3, [4, 5, 4], InvalidArgumentError), (1, [2**31], OutOfRangeError)],
 )
-def test_sample_batch_arguments(
-    ctx: Context, count: int, rows: list[int], out: np.ndarray, error: type[Exception]
-) -> None:
-    greedy = Sampler.greedy()
+def test_wrong_rows(ctx: Context, count: int, rows: list[int], error: type[Exception]) -> None:
+    samplers = [Sampler.greedy() for _ in range(count)]
     with pytest.raises(error):
-        sample_batch(ctx, [greedy] * count, rows, out)
-    greedy.sample(ctx)
+        RowSampler(2).sample(ctx, rows, samplers)
+    samplers[0].sample(ctx)
 
 
-def test_sample_batch_with_a_closed_sampler(ctx: Context) -> None:
+def test_a_closed_sampler_among_others(ctx: Context) -> None:
     good, closed = Sampler.greedy(), Sampler.greedy()
     closed.close()
     with pytest.raises(ClosedError):
-        sample_batch(ctx, [good, closed], [4, 5])
+        RowSampler(2).sample(ctx, [4, 5], [good, closed])
+    with pytest.raises(BusyError):
+        RowSampler(2).sample(ctx, [4, 5], [good, good])
     assert good.sample(ctx) == ctx.logits(-1).argmax()
+
+
+def test_min_tokens_forbids_the_end(ctx: Context) -> None:
+    best = int(ctx.logits(4).argmax())
+    chain = Sampler.chain(Sampler.min_tokens(2, [best]), Sampler.greedy())
+    twin = chain.clone()
+    chosen = [chain.sample(ctx, 4) for _ in range(3)]
+    assert best not in chosen[:2]
+    assert chosen[2] == best
+    chain.reset()
+    chain.accept_prompt([1, 2, 3])
+    assert chain.sample(ctx, 4) == chosen[0] == twin.sample(ctx, 4)
+    with pytest.raises(InvalidArgumentError):
+        Sampler.min_tokens(-1, [])
+    with pytest.raises(OutOfRangeError):
+        Sampler.min_tokens(1, [-5])
 
 
 # threads
@@ -260,7 +268,7 @@ def test_use_by_two_threads_is_refused(held: Sampler, ctx: Context) -> None:
     def use() -> None:
         calls: list[Callable[[], object]] = [
             lambda: held.sample(ctx),
-            lambda: sample_batch(ctx, [spare, held], [4, 5]),
+            lambda: RowSampler(2).sample(ctx, [4, 5], [spare, held]),
             lambda: held.apply([1.0]),
             lambda: held.accept(1),
             lambda: held.accept_prompt([1]),
@@ -306,7 +314,7 @@ def test_context_in_use_leaves_the_sampler_free(ctx: Context) -> None:
         with pytest.raises(BusyError):
             sampler.sample(ctx)
         with pytest.raises(BusyError):
-            sample_batch(ctx, [sampler], [4])
+            RowSampler(1).sample(ctx, [4], [sampler])
     finally:
         ctx._exit()
     sampler.sample(ctx)

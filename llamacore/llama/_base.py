@@ -1,38 +1,42 @@
-"""`Llama`: a model, a context and a sampler behind one object; what most people meet first."""
+"""What everything that `Llama` does stands on: the model, the engine, and text in and out."""
 
 from __future__ import annotations
 
-import threading
-import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .chat.template import ChatTemplate, Message, control_texts, protect, tokenize
-from .core.model import Model, Progress
-from .engine.generation import Completion, Generation, GenerationParams, SingleSequence
-from .engine.text import PieceTable
-from .errors import BusyError
-from .hub import demo_model_path
-from .params import ContextParams, FlashAttn, GpuLayers, ModelParams, StrPath, merge
-from .sampling import SamplingParams
+from ..chat.template import ChatTemplate, Message, control_texts, protect, tokenize
+from ..core.model import Model, Progress
+from ..engine.engine import Engine, EngineParams
+from ..engine.generation import Generation
+from ..engine.records import Completion
+from ..engine.request import GenerationParams, Request
+from ..hub import demo_model_path
+from ..params import ContextParams, FlashAttn, GpuLayers, ModelParams, StrPath, merge
+from ..sampling import SamplingParams
+from ._options import GenerateOptions, split
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
-    from .sampling import SamplingOptions
+    from ..core.adapters import LoraAdapter
+    from ..core.context import Context
 
 Prompt = str | Sequence[int]
 
 _DEFAULT_N_CTX = 4096
+_DEFAULT_N_PARALLEL = 4
 
 
-class Llama:
-    """A model that generates text, one request at a time.
+class LlamaBase:
+    """A model that generates text, for several requests at a time, from any thread or event loop.
 
     Args:
         model: A GGUF file, a `Model` (which stays the caller's to close), or None for the demo model of the package.
-        n_ctx: Tokens of context; None for what the model was trained with, but at most 4096.
+        n_ctx: Tokens of context, which the requests that run at a time share; None for what the model was trained with,
+            but at most 4096.
+        n_parallel: Texts that are generated at a time; further requests wait for their turn.
         n_batch: Most tokens of a prompt submitted at a time.
         n_ubatch: Most tokens computed at a time.
         n_threads: Threads for single tokens; None for the number of physical cores.
@@ -44,6 +48,7 @@ class Llama:
         chat_template: jinja2 source to use instead of the model's own template.
         model_params: Everything else about loading.
         context_params: Everything else about the context.
+        engine_params: The queue and the prefix cache.
         progress: Called with the share that is loaded; returning False cancels.
 
     Raises:
@@ -56,6 +61,7 @@ class Llama:
         model: StrPath | Model | None = None,
         *,
         n_ctx: int | None = None,
+        n_parallel: int | None = None,
         n_batch: int | None = None,
         n_ubatch: int | None = None,
         n_threads: int | None = None,
@@ -67,6 +73,7 @@ class Llama:
         chat_template: str | None = None,
         model_params: ModelParams | None = None,
         context_params: ContextParams | None = None,
+        engine_params: EngineParams | None = None,
         progress: Progress | None = None,
     ) -> None:
         self._owns_model = not isinstance(model, Model)
@@ -76,22 +83,33 @@ class Llama:
             params = merge(model_params or ModelParams(), _given(n_gpu_layers=n_gpu_layers))
             self.model = Model.load(model if model is not None else demo_model_path(), params, progress=progress)
         try:
-            defaults = ContextParams(n_ctx=min(self.model.n_ctx_train, _DEFAULT_N_CTX), n_outputs_max=1)
+            n_seq = _DEFAULT_N_PARALLEL if n_parallel is None else n_parallel
+            defaults = ContextParams(
+                n_ctx=min(self.model.n_ctx_train, _DEFAULT_N_CTX), n_seq_max=n_seq, n_outputs_max=n_seq, kv_unified=True
+            )
             given = _given(
                 n_ctx=n_ctx, n_batch=n_batch, n_ubatch=n_ubatch, n_threads=n_threads, n_threads_batch=n_threads_batch,
-                flash_attn=flash_attn, type_k=type_k, type_v=type_v,
+                flash_attn=flash_attn, type_k=type_k, type_v=type_v, n_seq_max=n_parallel, n_outputs_max=n_parallel,
             )  # fmt: skip
-            self.context = self.model.context(merge(context_params or defaults, given))
+            context = self.model.context(merge(context_params or defaults, given))
+            try:
+                self.engine = Engine(context, engine_params, model_name=self.name)
+            except BaseException:
+                context.close()
+                raise
         except BaseException:
             if self._owns_model:
                 self.model.close()
             raise
-        self._pieces = PieceTable(self.model.vocab)
+        self._loras: dict[LoraAdapter, float] = {}
         self._chat_template_source = chat_template
         self._template: ChatTemplate | None = None
         self._controls: list[str] | None = None
-        self._lock = threading.Lock()
-        self._running: weakref.ref[Generation] | None = None
+
+    @property
+    def context(self) -> Context:
+        """The engine's context; only the engine computes with it, see `Engine.call`."""
+        return self.engine.context
 
     @property
     def name(self) -> str:
@@ -107,92 +125,58 @@ class Llama:
         return self.model.vocab.detokenize(tokens, remove_special=remove_special, unparse_special=unparse_special)
 
     def stream(
-        self,
-        prompt: Prompt,
-        *,
-        max_tokens: int | None = None,
-        stop: str | Sequence[str] = (),
-        logprobs: int | None = None,
-        special: bool = False,
-        add_special: bool = True,
-        parse_special: bool = False,
-        sampling: SamplingParams | None = None,
-        **options: Unpack[SamplingOptions],
+        self, prompt: Prompt, *, n: int = 1, sampling: SamplingParams | None = None, **options: Unpack[GenerateOptions]
     ) -> Generation:
         """Generate text as it comes.
 
         Args:
             prompt: Text, or token ids that are used as they are.
-            max_tokens: Most tokens to generate; None for as many as fit into the context.
-            stop: Strings at which to stop; they are not part of the text.
-            logprobs: Report log-probabilities, with this many alternatives for each token.
-            special: Write control tokens as text.
-            add_special: Let the model's own BOS and EOS be added to a text prompt.
-            parse_special: Read control tokens written in a text prompt as such.
+            n: Samples of the prompt, which is computed once; their chunks have an `index`.
             sampling: How tokens are chosen; None for what the model file recommends, else upstream's defaults.
-            **options: Fields of `SamplingParams`, put over `sampling`.
+            **options: See `GenerateOptions`; the fields of `SamplingParams` are put over `sampling`.
 
         Returns:
-            The running generation: iterate it for `Chunk`s (`async for` works too). It holds the context until it is
-            exhausted, closed or dropped.
+            The running generation: iterate it for `Chunk`s (`async for` works too). Dropping it cancels it.
 
         Raises:
-            BusyError: Another generation of this object has not ended.
-            InvalidArgumentError: The prompt is empty or longer than the context, or an option is wrong.
+            InvalidArgumentError: The prompt is empty, or an option is wrong or unknown.
+            ContextFullError: The prompt is longer than the context.
+            QueueFullError: Too many requests wait already.
         """
-        stops = (stop,) if isinstance(stop, str) else tuple(stop)
-        params = GenerationParams(max_tokens, stops, logprobs, special)
-        chosen = SamplingParams.for_model(self.model, **options) if sampling is None else merge(sampling, options)
-        if isinstance(prompt, (str, bytes)):
-            tokens = self.tokenize(prompt, add_special=add_special, parse_special=parse_special)
-        else:
-            tokens = list(prompt)
-        with self._lock:
-            running = self._running() if self._running is not None else None
-            if running is not None:
-                raise BusyError(
-                    "this Llama is generating already",
-                    hint="exhaust, close or cancel that generation first, or make another",
-                )
-            self.context.resume()
-            sampler = chosen.chain(self.model)
-            try:
-                sequence = SingleSequence(
-                    self.context, sampler, tokens, params,
-                    model_name=self.name, pieces=self._pieces, on_end=self._release,
-                )  # fmt: skip
-            except BaseException:
-                sampler.close()
-                raise
-            generation = Generation(sequence)
-            self._running = weakref.ref(generation)
-        return generation
-
-    def _release(self) -> None:
-        self._running = None
+        return self._submit(prompt, n, True, sampling, options)
 
     def generate(
-        self,
-        prompt: Prompt,
-        *,
-        max_tokens: int | None = None,
-        stop: str | Sequence[str] = (),
-        logprobs: int | None = None,
-        special: bool = False,
-        add_special: bool = True,
-        parse_special: bool = False,
-        sampling: SamplingParams | None = None,
-        **options: Unpack[SamplingOptions],
+        self, prompt: Prompt, *, sampling: SamplingParams | None = None, **options: Unpack[GenerateOptions]
     ) -> Completion:
         """Generate text and return all of it; the arguments are those of `stream`."""
-        generation = self.stream(
-            prompt, max_tokens=max_tokens, stop=stop, logprobs=logprobs, special=special, add_special=add_special,
-            parse_special=parse_special, sampling=sampling, **options,
-        )  # fmt: skip
-        try:
-            return generation.result()
-        finally:
-            generation.close()
+        return self._submit(prompt, 1, False, sampling, options).result()
+
+    async def agenerate(
+        self, prompt: Prompt, *, sampling: SamplingParams | None = None, **options: Unpack[GenerateOptions]
+    ) -> Completion:
+        """`generate` for event loops: cancelling the task cancels the generation."""
+        return await self._submit(prompt, 1, False, sampling, options).aresult()
+
+    def samples(
+        self, prompt: Prompt, n: int, *, sampling: SamplingParams | None = None, **options: Unpack[GenerateOptions]
+    ) -> list[Completion]:
+        """Generate `n` texts from one prompt, which is computed once; the seeds follow one another."""
+        return self._submit(prompt, n, False, sampling, options).results()
+
+    async def asamples(
+        self, prompt: Prompt, n: int, *, sampling: SamplingParams | None = None, **options: Unpack[GenerateOptions]
+    ) -> list[Completion]:
+        """`samples` for event loops."""
+        return await self._submit(prompt, n, False, sampling, options).aresults()
+
+    def _submit(
+        self, prompt: Prompt, n: int, stream: bool, sampling: SamplingParams | None, options: GenerateOptions
+    ) -> Generation:
+        ending, tokenizing, choosing = split(options)
+        params = GenerationParams(**{"loras": self._loras, **ending}, n=n, stream=stream)
+        chosen = SamplingParams.for_model(self.model, **choosing) if sampling is None else merge(sampling, choosing)
+        tokens = self.tokenize(prompt, **tokenizing) if isinstance(prompt, (str, bytes)) else list(prompt)
+        return self.engine.submit(Request(tokens, chosen, params))
 
     def chat_prompt(
         self,
@@ -228,15 +212,15 @@ class Llama:
         return tokenize(self.model.vocab, prompt, add_special=self._template.bos_token not in prompt[:64])
 
     def close(self) -> None:
-        """Free the context, and the model if it was loaded here. Calling it again does nothing."""
-        self.context.close()
+        """End what is running; free the context, and the model if it was loaded here. Doing it again does nothing."""
+        self.engine.close()
         if self._owns_model:
             self.model.close()
 
     @property
     def closed(self) -> bool:
         """Whether it was closed."""
-        return self.context.closed
+        return self.engine.closed
 
     def __enter__(self) -> Self:
         return self

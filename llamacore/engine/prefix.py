@@ -1,0 +1,394 @@
+"""The prefix cache: which sequences of a context hold which texts, so that a shared beginning is computed once.
+
+A text lives in a sequence of the context while it is generated and afterwards, until the sequence is needed for
+another one. Then it may move to host memory as a snapshot, and from there back into a sequence. All that is known is
+in one radix tree per set of LoRA adapters. Memories that cannot drop the end of a text (recurrent states, sliding
+windows) are kept at checkpoints besides: partial states at certain lengths of the text.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..core.state import StateFlags
+from ..errors import BrokenError, ClosedError, LlamaCoreError, OutOfMemoryError, StateError
+from .radix import RadixTree
+from .snapshots import Snapshot, SnapshotFolder
+
+if TYPE_CHECKING:
+    from ..core.context import Context
+
+_log = logging.getLogger("llamacore.engine")
+_clock = itertools.count(1)
+
+
+@dataclass(eq=False)
+class CachedText:
+    """A text and where its state is: in a sequence, in host memory, or in a file.
+
+    Attributes:
+        key: What else the state depends on: the LoRA adapters.
+        tokens: The tokens that are computed.
+        seq: The sequence that holds them, None when none does.
+        running: Somebody is generating in that sequence.
+        shared: Cells of the memory are shared with another sequence.
+        checkpoints: Partial states by the number of tokens they stand after.
+        state: The whole state, in host memory.
+        file: The file that has it.
+        used: When it was used last, as a running number.
+    """
+
+    key: Hashable
+    tokens: list[int] = field(default_factory=list)
+    seq: int | None = None
+    running: bool = False
+    shared: bool = False
+    checkpoints: dict[int, bytes] = field(default_factory=dict)
+    state: bytes | None = None
+    file: Path | None = None
+    used: int = field(default_factory=lambda: next(_clock))
+
+
+@dataclass
+class CacheStats:
+    """What the prefix cache did and holds.
+
+    Attributes:
+        hits: Prompts of which a beginning was found.
+        misses: Prompts of which nothing was found.
+        reused_tokens: Prompt tokens that were not computed again.
+        restores: Hits that came from host memory or from a file.
+        evictions: Texts that lost their sequence.
+        texts: Texts that are known now.
+        host_bytes: Bytes of snapshots and checkpoints in host memory now.
+        host_peak_bytes: The most that they were.
+    """
+
+    hits: int = 0
+    misses: int = 0
+    reused_tokens: int = 0
+    restores: int = 0
+    evictions: int = 0
+    texts: int = 0
+    host_bytes: int = 0
+    host_peak_bytes: int = 0
+
+
+class PrefixCache:
+    """Hands out the sequences of a context, with as much of a prompt in them as is known. For one thread.
+
+    Args:
+        context: The context; all of its sequences.
+        max_bytes: Bytes of snapshots and checkpoints to keep in host memory, 0 for none.
+        min_snapshot: Tokens, not known from elsewhere, from which an evicted text is worth a snapshot.
+        folder: Where snapshots outlive the process.
+    """
+
+    def __init__(
+        self, context: Context, *, max_bytes: int, min_snapshot: int = 256, folder: SnapshotFolder | None = None
+    ) -> None:
+        model = context.model
+        self.stats = CacheStats()
+        self.needs_checkpoints = model.is_recurrent or model.is_hybrid or (model.n_swa > 0 and not context.swa_full)
+        self._context = context
+        self._max_bytes = max_bytes
+        self._min_snapshot = min_snapshot
+        self._folder = folder
+        self._free = list(range(context.n_seq_max - 1, -1, -1))
+        self._trees: dict[Hashable, RadixTree[CachedText]] = {}
+        self._live: dict[int, CachedText] = {}
+        if folder is not None:
+            for path, tokens in folder.tokens():
+                self._tree(frozenset()).insert(CachedText(frozenset(), tokens, file=path, used=0), tokens)
+
+    @property
+    def n_idle(self) -> int:
+        """Sequences that nobody generates in."""
+        return len(self._free) + sum(not text.running for text in self._live.values())
+
+    def _tree(self, key: Hashable) -> RadixTree[CachedText]:
+        return self._trees.setdefault(key, RadixTree())
+
+    def look(self) -> CacheStats:
+        """The counters, as they are now."""
+        self.stats.texts = sum(map(len, self._trees.values()))
+        return replace(self.stats)
+
+    # taking and giving back sequences
+
+    def acquire(self, prompt: Sequence[int], key: Hashable, *, look_up: bool = True) -> tuple[CachedText, int]:
+        """Take an idle sequence for a prompt; there must be one, see `n_idle`.
+
+        Args:
+            prompt: Token ids.
+            key: The LoRA adapters it will be computed with.
+            look_up: Use what is known; at least the last token of the prompt is left to compute.
+
+        Returns:
+            The text, whose sequence holds its `tokens` by now, and the number of tokens that it has in common with
+            another known text: where the two part.
+        """
+        found, usable, parting = self._find(prompt, key) if look_up else (None, 0, 0)
+        text = None
+        if found is not None:
+            try:
+                text = self._take(found, usable)
+                self.stats.hits += 1
+                self.stats.reused_tokens += usable
+            except BrokenError:
+                raise
+            except LlamaCoreError as error:  # a snapshot that does not fit, no room: it is computed again
+                _log.warning("the cached text of %d tokens cannot be used: %s", usable, error)
+                if not found.running:
+                    self._forget(found)
+        if text is None:
+            self.stats.misses += 1
+            text = CachedText(key)
+            self._settle(text, self._claim_sequence())
+        text.running = True
+        text.used = next(_clock)
+        return text, parting
+
+    def _find(self, prompt: Sequence[int], key: Hashable) -> tuple[CachedText | None, int, int]:
+        """The text of which most can be used, how much that is, and the longest common beginning of all."""
+        best, usable, parting = None, 0, 0
+        for text, length in self._tree(key).matches(prompt):
+            length = min(length, len(prompt) - 1)
+            parting = max(parting, length)
+            if length <= usable:
+                break
+            amount = self._usable(text, length)
+            if amount > usable:
+                best, usable = text, amount
+        return best, usable, parting
+
+    def _usable(self, text: CachedText, length: int) -> int:
+        if not self.needs_checkpoints:
+            return length
+        points = [point for point in text.checkpoints if point <= length]
+        if len(text.tokens) <= length and not text.running:
+            points.append(len(text.tokens))
+        return max(points, default=0)
+
+    def _take(self, source: CachedText, usable: int) -> CachedText:
+        """A text in a sequence of its own that holds the first `usable` tokens of `source`."""
+        source.used = next(_clock)
+        if source.seq is None:
+            return self._restore(source, usable)
+        if not source.running and (usable == len(source.tokens) or not (self._free or self._idle_but(source))):
+            if usable < len(source.tokens):
+                self._keep_snapshot(source)
+            return self._cut(source, usable)
+        text = CachedText(source.key, list(source.tokens), shared=True)
+        text.checkpoints = dict(source.checkpoints)
+        seq = self._claim_sequence(source)
+        self._settle(text, seq)
+        self._context.memory.seq_cp(source.seq, seq)
+        source.shared = True
+        return self._cut(text, usable)
+
+    def _restore(self, source: CachedText, usable: int) -> CachedText:
+        if source.state is None:
+            assert source.file is not None and self._folder is not None
+            snapshot = self._folder.load(source.file)
+            source.state, source.checkpoints = snapshot.state, dict(snapshot.checkpoints)
+            if self.needs_checkpoints and usable < len(source.tokens):
+                usable = self._usable(source, usable)
+        text = CachedText(source.key, list(source.tokens), checkpoints=dict(source.checkpoints))
+        seq = self._claim_sequence(source)
+        self._settle(text, seq)
+        try:
+            self._context.state.from_bytes(source.state, seq)
+        except LlamaCoreError:
+            self._forget(text)
+            raise
+        self.stats.restores += 1
+        text = self._cut(text, usable)
+        self._limit()
+        return text
+
+    def _cut(self, text: CachedText, length: int) -> CachedText:
+        """Shorten a text that is in a sequence."""
+        context, seq = self._context, text.seq
+        assert seq is not None
+        self._tree(text.key).remove(text)
+        if length < len(text.tokens):
+            try:
+                if self.needs_checkpoints:
+                    context.state.from_bytes(text.checkpoints[length], seq)
+                if not context.memory.seq_rm(seq, length, -1):
+                    raise StateError(f"the memory cannot be cut at {length} tokens")
+            except LlamaCoreError:
+                self._forget(text)
+                raise
+            del text.tokens[length:]
+            text.checkpoints = {point: data for point, data in text.checkpoints.items() if point <= length}
+        self._tree(text.key).insert(text, text.tokens)
+        return text
+
+    def _settle(self, text: CachedText, seq: int) -> None:
+        text.seq = seq
+        self._live[seq] = text
+
+    def _idle_but(self, kept: CachedText | None) -> list[CachedText]:
+        return [text for text in self._live.values() if not text.running and text is not kept]
+
+    def _claim_sequence(self, kept: CachedText | None = None) -> int:
+        """A sequence that is empty, if need be by evicting the least recently used idle text."""
+        if not self._free:
+            idle = self._idle_but(kept)
+            self.evict(min(idle, key=lambda text: text.used))
+        return self._free.pop()
+
+    def grow(self, text: CachedText, tokens: Sequence[int]) -> None:
+        """Note that more of a prompt is computed, so that others can share it from now on."""
+        text.tokens += tokens
+        self._tree(text.key).insert(text, text.tokens)
+
+    def checkpoint(self, text: CachedText) -> None:
+        """Keep the state of a running text as it is now, for a memory that cannot be cut."""
+        assert text.seq is not None
+        if self._max_bytes and len(text.tokens) not in text.checkpoints:
+            try:
+                data = self._context.state.to_bytes(text.seq, StateFlags.PARTIAL_ONLY)
+            except (StateError, OutOfMemoryError, MemoryError) as error:
+                _log.warning("no checkpoint after %d tokens: %s", len(text.tokens), error)
+                return
+            text.checkpoints[len(text.tokens)] = data
+            self._limit()
+
+    def hide(self, text: CachedText) -> None:
+        """Let nobody find a running text any more."""
+        self._tree(text.key).remove(text)
+
+    def fork(self, text: CachedText) -> CachedText:
+        """Another running sequence with the same text."""
+        assert text.seq is not None
+        copy = CachedText(text.key, list(text.tokens), running=True, shared=True, checkpoints=dict(text.checkpoints))
+        self._settle(copy, self._claim_sequence())
+        assert copy.seq is not None
+        self._context.memory.seq_cp(text.seq, copy.seq)
+        text.shared = True
+        return copy
+
+    def release(self, text: CachedText, *, keep: bool) -> None:
+        """Give a sequence back; its text stays known, if it is as the model computed it."""
+        text.running = False
+        text.used = next(_clock)
+        if keep and text.tokens:
+            self._tree(text.key).insert(text, text.tokens)
+        else:
+            self._forget(text)
+
+    def make_private(self, text: CachedText) -> None:
+        """End the sharing of cells with other sequences, before positions are moved."""
+        if text.shared and text.seq is not None:
+            state = self._context.state
+            state.from_bytes(state.to_bytes(text.seq), text.seq)
+            text.shared = False
+
+    # evicting
+
+    def evict_idle(self) -> bool:
+        """Empty the least recently used idle sequence; False when there is none."""
+        idle = self._idle_but(None)
+        if idle:
+            self.evict(min(idle, key=lambda text: text.used))
+        return bool(idle)
+
+    def evict(self, text: CachedText) -> None:
+        """Empty the sequence of a text; the text moves to host memory, or is forgotten."""
+        self.stats.evictions += 1
+        snapshot = self._keep_snapshot(text)
+        if snapshot is None:
+            self._forget(text)
+            return
+        self._vacate(text)
+
+    def _vacate(self, text: CachedText) -> None:
+        seq, text.seq = text.seq, None
+        self._tree(text.key).remove(text)
+        if seq is not None:
+            del self._live[seq]
+            with contextlib.suppress(BrokenError, ClosedError):  # nothing will be computed in it again
+                self._context.memory.seq_rm(seq)
+            self._free.append(seq)
+
+    def _forget(self, text: CachedText) -> None:
+        self._vacate(text)
+        text.state, text.checkpoints = None, {}
+
+    def _keep_snapshot(self, text: CachedText) -> CachedText | None:
+        """Copy the state of a text in a sequence to host memory, if that is worth it."""
+        if not self._is_worth_keeping(text):
+            return None
+        assert text.seq is not None
+        try:
+            state = self._context.state.to_bytes(text.seq)
+        except (LlamaCoreError, MemoryError) as error:
+            _log.warning("no snapshot of a text of %d tokens: %s", len(text.tokens), error)
+            return None
+        kept = CachedText(text.key, list(text.tokens), checkpoints=text.checkpoints, state=state, used=text.used)
+        self._tree(text.key).insert(kept, kept.tokens)
+        self._limit()
+        return kept if kept.state is not None else None
+
+    def _is_worth_keeping(self, text: CachedText) -> bool:
+        if not self._max_bytes or text.seq is None or len(text.tokens) < self._min_snapshot:
+            return False
+        known = next((n for other, n in self._tree(text.key).matches(text.tokens) if other is not text), 0)
+        if len(text.tokens) - known < self._min_snapshot:
+            return False
+        return self._context.state.size(text.seq) <= self._max_bytes
+
+    def _limit(self) -> None:
+        """Drop the least recently used snapshots and checkpoints that are too many."""
+        texts = sorted((text for tree in self._trees.values() for text in tree.items()), key=lambda text: text.used)
+        sizes = {id(data): len(data) for text in texts for data in _host_data(text)}
+        total = sum(sizes.values())
+        self.stats.host_peak_bytes = max(self.stats.host_peak_bytes, total)
+        for text in texts:
+            if total <= self._max_bytes:
+                break
+            if text.seq is None:
+                if text.file is None:
+                    self._tree(text.key).remove(text)
+                text.state, text.checkpoints = None, {}
+            else:
+                text.checkpoints = {}
+            total = sum({id(data): len(data) for other in texts for data in _host_data(other)}.values())
+        self.stats.host_bytes = total
+
+    def clear(self) -> None:
+        """Forget every text that nobody is generating."""
+        for tree in self._trees.values():
+            for text in list(tree.items()):
+                if not text.running:
+                    self._forget(text)
+        for text in list(self._live.values()):
+            if not text.running:
+                self._forget(text)
+        self._limit()
+
+    def save(self) -> int:
+        """Write the texts that are worth it to the folder; returns how many."""
+        if self._folder is None:
+            return 0
+        saved = 0
+        for text in list(self._tree(frozenset()).items()):
+            if text.file is None and not text.running and len(text.tokens) >= self._min_snapshot:
+                state = self._context.state.to_bytes(text.seq) if text.seq is not None else text.state
+                if state is not None:
+                    self._folder.save(Snapshot(text.tokens, state, text.checkpoints))
+                    saved += 1
+        return saved
+
+
+def _host_data(text: CachedText) -> list[bytes]:
+    return [*text.checkpoints.values(), *([text.state] if text.state is not None else [])]

@@ -1,0 +1,107 @@
+"""What can be asked of the engine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..errors import InvalidArgumentError
+from ..sampling import SamplingParams
+
+if TYPE_CHECKING:
+    from ..core.adapters import LoraAdapter
+
+Overflow = Literal["stop", "shift", "error"]
+
+_MAX_LOGPROBS = 1000
+
+
+@dataclass(frozen=True)
+class GenerationParams:
+    """What ends a generation, what is reported of it, and how it is scheduled.
+
+    Attributes:
+        max_tokens: Most tokens to generate; None for as many as fit into the context, 0 for computing (and caching) the
+            prompt alone.
+        min_tokens: Tokens that are generated before the text may end by itself.
+        stop: Strings at which to stop.
+        n: Samples of the same prompt, which is computed once.
+        logprobs: None for no log-probabilities; else how many alternatives to report for each token (0 for none).
+        special: Write control tokens as text instead of leaving them out.
+        shown_tokens: Control tokens that are written as text even so (upstream: preserved tokens).
+        loras: LoRA adapters with their scales, for this request alone.
+        priority: Higher ones get a free sequence, and the room for prompts in a step, first.
+        deadline: Seconds from now, waiting included, after which it ends with what it has.
+        time_limit: Seconds of generation, counted from the first token, after which it ends with what it has.
+        overflow: What to do when the context is full: "stop" ends with "length"; "shift" forgets the older half of what
+            follows the first `n_keep` tokens and goes on, where the memory can do that; "error" raises.
+        n_keep: Tokens at the start that "shift" never drops.
+        cache_prompt: Use the prefix cache, and leave the text there.
+        checkpoints: Numbers of prompt tokens after which a model whose memory has no parts keeps its state, such as
+            the ends of messages.
+        stream: Report chunks; without it only the result is reported.
+    """
+
+    max_tokens: int | None = None
+    min_tokens: int = 0
+    stop: Sequence[str] = ()
+    n: int = 1
+    logprobs: int | None = None
+    special: bool = False
+    shown_tokens: frozenset[int] = frozenset()
+    loras: Mapping[LoraAdapter, float] = field(default_factory=dict)
+    priority: int = 0
+    deadline: float | None = None
+    time_limit: float | None = None
+    overflow: Overflow = "stop"
+    n_keep: int = 0
+    cache_prompt: bool = True
+    checkpoints: Sequence[int] = ()
+    stream: bool = True
+
+    def __post_init__(self) -> None:
+        if isinstance(self.stop, str):
+            object.__setattr__(self, "stop", (self.stop,))
+        if any(not isinstance(stop, str) or not stop for stop in self.stop):
+            raise InvalidArgumentError("a stop string is empty or no text", hint="leave it out")
+        _whole("max_tokens", self.max_tokens, 0)
+        _whole("min_tokens", self.min_tokens, 0)
+        _whole("n", self.n, 1)
+        _whole("logprobs", self.logprobs, 0, _MAX_LOGPROBS)
+        _whole("priority", self.priority, -(2**31))
+        _whole("n_keep", self.n_keep, 0)
+        for name in ("deadline", "time_limit"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, (int, float)) and 0 <= value < math.inf):
+                raise InvalidArgumentError(f"{name}={value!r}", hint="give seconds, 0 or more, or None")
+        if self.overflow not in ("stop", "shift", "error"):
+            raise InvalidArgumentError(f"overflow={self.overflow!r}", hint='give "stop", "shift" or "error"')
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise InvalidArgumentError(
+                f"min_tokens={self.min_tokens} is above max_tokens={self.max_tokens}", hint="swap them"
+            )
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt with everything that is to be done with it.
+
+    Attributes:
+        prompt: Token ids; at least one.
+        sampling: How tokens are chosen.
+        params: What ends it, what is reported, how it is scheduled.
+    """
+
+    prompt: Sequence[int]
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    params: GenerationParams = field(default_factory=GenerationParams)
+
+
+def _whole(name: str, value: Any, lowest: int, highest: int = 2**31 - 1) -> None:
+    if value is None and name in ("max_tokens", "logprobs"):
+        return
+    if isinstance(value, bool) or not hasattr(value, "__index__") or not lowest <= value <= highest:
+        hint = f"give a whole number of {lowest} or more" if highest >= 2**31 - 1 else f"give {lowest} to {highest}"
+        raise InvalidArgumentError(f"{name}={value!r}", hint=hint)

@@ -1,0 +1,155 @@
+"""One text being generated: its tokens, its characters, and what ends it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from .records import Chunk, Completion, FinishReason, Timings, TokenLogprob, Usage
+from .text import PieceTable, TextAssembler
+
+if TYPE_CHECKING:
+    from ..core.sampler import Sampler
+    from .generation import Mailbox
+    from .prefix import CachedText
+    from .request import Request
+
+
+class Job:
+    """A request that the engine has taken.
+
+    Args:
+        number: Running number of the request.
+        request: What was asked.
+        samplers: A sampler for each sample; closed at its end.
+        mailbox: Where everything is delivered.
+        pieces: Bytes of tokens.
+        model_name: Name for the completions.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        request: Request,
+        samplers: list[Sampler],
+        mailbox: Mailbox,
+        pieces: PieceTable,
+        model_name: str,
+    ) -> None:
+        params = request.params
+        self.number = number
+        self.params = params
+        self.prompt = list(request.prompt)
+        self.mailbox = mailbox
+        self.model_name = model_name
+        self.key = frozenset(params.loras.items())
+        self.order = (-params.priority, number)
+        self.submitted = time.perf_counter()
+        self.started: float | None = None
+        self.ends_at = None if params.deadline is None else self.submitted + params.deadline
+        self.cached_tokens = 0
+        self.reserved = 0  # sequences that its other samples will get when the prompt is computed
+        self.checkpoints: frozenset[int] = frozenset()
+        self.samples = [Sample(self, index, sampler, pieces) for index, sampler in enumerate(samplers)]
+        self.left = len(self.samples)
+
+
+class Sample:
+    """One of the texts that a request asked for.
+
+    Attributes:
+        context: Every token that the model is to see: the prompt and what was generated.
+        held: The sequence that holds as much of it as is computed; None while it waits for one.
+    """
+
+    def __init__(self, job: Job, index: int, sampler: Sampler, pieces: PieceTable) -> None:
+        params = job.params
+        self.job = job
+        self.index = index
+        self.sampler = sampler
+        self.context = list(job.prompt)
+        self.held: CachedText | None = None
+        self.tokens: list[int] = []
+        self.shifted = 0
+        self.ended = False
+        self.first_token_at: float | None = None
+        self._piece_of = pieces.special if params.special else pieces.plain
+        self._special_piece = pieces.special
+        self._assembler = TextAssembler(params.stop)
+        self._text: list[str] = []
+        self._logprobs: list[TokenLogprob] = []
+        self._n_sent = 0
+        self._limit = params.max_tokens
+
+    @property
+    def remaining(self) -> int:
+        """Tokens of the context that are not computed yet."""
+        return len(self.context) - len(self.held.tokens) if self.held is not None else len(self.context)
+
+    def take(self, token: int, logprob: tuple[float, tuple[tuple[int, float], ...]] | None) -> FinishReason | None:
+        """Take a token that was chosen; returns why it was the last one, if it was."""
+        job = self.job
+        params = job.params
+        if self.first_token_at is None:
+            self.first_token_at = time.perf_counter()
+        piece, is_eog = self._special_piece(token) if token in params.shown_tokens else self._piece_of(token)
+        if is_eog and not params.special:
+            return "stop"
+        self.tokens.append(token)
+        self.context.append(token)
+        if logprob is not None:
+            text = self._special_piece(token)[0].decode("utf-8", "replace")
+            self._logprobs.append(TokenLogprob(token, text, *logprob))
+        text = self._assembler.push(piece)
+        if text:
+            self._text.append(text)
+            if params.stream:
+                job.mailbox.put(Chunk(text, *self._new(), index=self.index))
+        if is_eog or self._assembler.matched is not None:
+            return "stop"
+        if self._limit is not None and len(self.tokens) >= self._limit:
+            return "length"
+        return None
+
+    def _new(self) -> tuple[tuple[int, ...], tuple[TokenLogprob, ...]]:
+        start, self._n_sent = self._n_sent, len(self.tokens)
+        return tuple(self.tokens[start:]), tuple(self._logprobs[start:])
+
+    def end(self, reason: FinishReason) -> Completion:
+        """Deliver the last chunk and the completion."""
+        self.ended = True
+        self.sampler.close()
+        job = self.job
+        rest = self._assembler.finish()
+        self._text.append(rest)
+        completion = Completion(
+            text="".join(self._text),
+            tokens=tuple(self.tokens),
+            finish_reason=reason,
+            stop=self._assembler.matched,
+            logprobs=tuple(self._logprobs),
+            usage=Usage(len(job.prompt), len(self.tokens), job.cached_tokens),
+            timings=self._timings(),
+            model=job.model_name,
+            index=self.index,
+            shifted_tokens=self.shifted,
+        )
+        job.mailbox.completions[self.index] = completion
+        if job.params.stream:
+            job.mailbox.put(Chunk(rest, *self._new(), finish_reason=reason, result=completion, index=self.index))
+        return completion
+
+    def _timings(self) -> Timings:
+        job, now = self.job, time.perf_counter()
+        started = job.started if job.started is not None else now
+        first = self.first_token_at if self.first_token_at is not None else now
+        prompt_ms, predicted_ms = (first - started) * 1000, (now - first) * 1000
+        computed = len(job.prompt) - job.cached_tokens
+        decoded = max(len(self.tokens) - 1, 0)  # the first token comes out of the prompt's last decode
+        return Timings(
+            prompt_ms,
+            predicted_ms,
+            computed / prompt_ms * 1000 if prompt_ms else 0.0,
+            decoded / predicted_ms * 1000 if predicted_ms else 0.0,
+            (started - job.submitted) * 1000,
+        )

@@ -1,0 +1,416 @@
+"""Which tokens go into the next batch, and what becomes of those that come out of it. For the engine's thread alone."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from ..core.batch import Batch
+from ..core.sample_rows import RowSampler
+from ..errors import AbortedError, ContextFullError, LlamaCoreError, NoKvSlotError
+from .prefix import PrefixCache
+from .sample import Job, Sample
+from .stats import EngineEvent, EventKind, Meter
+
+if TYPE_CHECKING:
+    from ..core.context import Context
+    from .records import FinishReason
+
+_log = logging.getLogger("llamacore.engine")
+
+_MIN_CHECKPOINT = 32  # a shorter beginning is computed as quickly as it is restored
+_CHECKPOINT_EVERY = 1024
+
+Plan = list[tuple[Sample, list[int], int]]
+"""A sample, the tokens of it that are in the batch, and the row of the last of them."""
+
+
+class Scheduler:
+    """Packs prompts and single tokens of many samples into batches.
+
+    Every sample has a context of tokens, of which its sequence holds a part. A step computes one more token of each
+    sample that lacks just one, shares the rest of the batch among the prompts, and samples every context that is
+    complete. A sample that lost its sequence for want of memory is one whose context must be computed again.
+
+    Args:
+        context: All of it.
+        cache: Who has which sequence.
+        in_flight: Called with the samples of a batch before it is decoded, and with none afterwards.
+        on_event: Called for each event.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        cache: PrefixCache,
+        in_flight: Callable[[Iterable[Sample]], None],
+        on_event: Callable[[EngineEvent], None] | None,
+    ) -> None:
+        self.waiting: list[Job] = []
+        self.active: list[Sample] = []
+        self.preempted: list[Sample] = []
+        self.cache = cache
+        self.n_rows = min(context.n_batch, context.n_ubatch)  # a cancel takes effect between steps
+        self.meter = Meter(self.n_rows)
+        self._context = context
+        self._in_flight = in_flight
+        self._on_event = on_event
+        self._batch = Batch(self.n_rows)
+        self._sampler = RowSampler(max(context.n_seq_max, 1))
+        self._reserved = 0  # sequences that samples will need when their prompt is computed
+        self._key: object = frozenset()
+        self._room_made = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self.active or self.waiting or self.preempted)
+
+    # requests come and go
+
+    def add(self, job: Job) -> None:
+        """Take a request."""
+        self.meter.requests += 1
+        self.waiting.append(job)
+        self.waiting.sort(key=lambda job: job.order)
+        self._tell("submitted", job)
+
+    def _tell(self, kind: EventKind, job: Job, sample: int = 0, tokens: int = 0, detail: str = "") -> None:
+        if self._on_event is not None:
+            try:
+                self._on_event(EngineEvent(kind, job.number, sample, tokens=tokens, detail=detail))
+            except Exception:
+                _log.exception("the event hook failed")
+
+    def expire(self, now: float) -> None:
+        """End what was cancelled or has run out of time."""
+        for job in [job for job in self.waiting if job.mailbox.cancelled or _is_late(job, now)]:
+            self.waiting.remove(job)
+            for sample in job.samples:
+                self._end(sample, "cancelled" if job.mailbox.cancelled else "timeout")
+        for sample in [*self.active, *self.preempted]:
+            job, limit, first = sample.job, sample.job.params.time_limit, sample.first_token_at
+            if sample.ended:
+                continue
+            if job.mailbox.cancelled:
+                self._end_job(job, "cancelled")
+            elif _is_late(job, now):
+                self._end_job(job, "timeout")
+            elif limit is not None and first is not None and now - first >= limit:
+                self._end(sample, "timeout")
+
+    def _end_job(self, job: Job, reason: FinishReason) -> None:
+        for sample in job.samples:
+            if not sample.ended:
+                self._end(sample, reason)
+
+    def _end(self, sample: Sample, reason: FinishReason) -> None:
+        job = sample.job
+        self._leave(sample, keep=job.params.cache_prompt and not sample.shifted)
+        completion = sample.end(reason)
+        self._tell("finished", job, sample.index, len(completion.tokens), reason)
+        job.left -= 1
+        if not job.left:
+            self.meter.finished += 1
+            job.mailbox.end()
+
+    def fail(self, job: Job, error: BaseException, *, keep: bool = False) -> None:
+        """End a request with an error; its neighbours are not affected."""
+        if job in self.waiting:
+            self.waiting.remove(job)
+        for sample in job.samples:
+            if not sample.ended:
+                sample.ended = True
+                self._leave(sample, keep=keep)
+                sample.sampler.close()
+        if not job.mailbox.ended:
+            self.meter.failed += 1
+            self._tell("failed", job, detail=str(error))
+            job.mailbox.end(error)
+
+    def fail_active(self, error: BaseException) -> None:
+        """End every request that is being computed; those that wait are not affected."""
+        for job in {sample.job: None for sample in self.active}:
+            self.fail(job, error)
+
+    def _leave(self, sample: Sample, *, keep: bool) -> None:
+        """Give the sequence of a sample back."""
+        job = sample.job
+        if sample in self.active:
+            self.active.remove(sample)
+            self._unreserve(job)
+        elif sample in self.preempted:
+            self.preempted.remove(sample)
+        text, sample.held = sample.held, None
+        if text is not None:
+            self._room_made = True
+            self.cache.release(text, keep=keep)
+
+    def _unreserve(self, job: Job) -> None:
+        """The samples of a request have their sequences by now, or will never need them."""
+        self._reserved -= job.reserved
+        job.reserved = 0
+
+    # a step
+
+    def step(self) -> bool:
+        """Decode one batch; False when there was nothing to decode."""
+        now = time.perf_counter()
+        self.expire(now)
+        self._admit(now)
+        while self.active:
+            plan = self._plan()
+            if not plan or not self._decode(plan):
+                continue
+            self.meter.stepped(len(self._batch), time.monotonic())
+            self._advance(plan)
+            return True
+        return False
+
+    def _admit(self, now: float) -> None:
+        """Give sequences to those who wait, as long as there are any."""
+        while self.preempted and (self._room_made or not self.active) and self.cache.n_idle - self._reserved > 0:
+            self._start(self.preempted.pop(0), now)
+        if self.preempted:
+            return  # for want of memory; newcomers would only take more of it
+        while self.waiting and self.cache.n_idle - self._reserved >= len(self.waiting[0].samples):
+            job = self.waiting.pop(0)
+            job.reserved = len(job.samples) - 1
+            self._reserved += job.reserved
+            self._start(job.samples[0], now)
+
+    def _start(self, sample: Sample, now: float) -> None:
+        job, first = sample.job, sample.job.started is None
+        self._room_made = False
+        sample.held, parting = self.cache.acquire(sample.context, job.key, look_up=job.params.cache_prompt)
+        self.active.append(sample)
+        reused = len(sample.held.tokens)
+        if first:
+            job.started = now
+            job.cached_tokens = reused
+            self.meter.prompt_tokens += len(job.prompt)
+            if self.cache.needs_checkpoints and job.params.cache_prompt:
+                job.checkpoints = self._checkpoints(job, reused, parting)
+            self._tell("started", job, tokens=reused)
+
+    @staticmethod
+    def _checkpoints(job: Job, reused: int, parting: int) -> frozenset[int]:
+        """Lengths of a prompt at which to keep the state: where texts part, where the caller says, and in between."""
+        length = len(job.prompt)
+        wanted = {parting, length - 1, *job.params.checkpoints, *range(_CHECKPOINT_EVERY, length, _CHECKPOINT_EVERY)}
+        return frozenset(point for point in wanted if max(reused, _MIN_CHECKPOINT) < point < length)
+
+    def _plan(self) -> Plan:
+        """Fill the batch."""
+        batch, samples = self._batch, self._group()
+        batch.clear()
+        plan: Plan = []
+        prompts: list[Sample] = []
+        for sample in samples:
+            if sample.remaining == 1:
+                text = sample.held
+                assert text is not None and text.seq is not None
+                token = sample.context[-1]
+                row = batch.add(token, len(text.tokens), (text.seq,), True)
+                plan.append((sample, [token], row))
+            else:
+                prompts.append(sample)
+        room = self.n_rows - len(batch)
+        prompts.sort(key=lambda sample: sample.job.order)
+        for number, sample in enumerate(prompts):
+            if room <= 0:
+                break
+            peers = sum(other.job.params.priority == sample.job.params.priority for other in prompts[number:])
+            taken = self._add_prompt(sample, -(-room // peers), plan)
+            room -= taken
+        return plan
+
+    def _group(self) -> list[Sample]:
+        """The samples that can be in one batch, because they are computed with the same adapters."""
+        keys = {sample.job.key: None for sample in self.active}
+        key = next(iter(keys))
+        if len(keys) > 1 and key == self._key:
+            key = list(keys)[1]
+            # those of the first key queue up behind the others
+            self.active.sort(key=lambda sample: sample.job.key == self._key)
+        if key != self._key:
+            try:
+                self._context.set_lora(dict(key))
+            except LlamaCoreError as error:  # an adapter was closed meanwhile
+                for job in {sample.job for sample in self.active if sample.job.key == key}:
+                    self.fail(job, error)
+                return []
+            self._key = key
+        return self.active if len(keys) == 1 else [sample for sample in self.active if sample.job.key == key]
+
+    def _add_prompt(self, sample: Sample, room: int, plan: Plan) -> int:
+        text, context = sample.held, sample.context
+        assert text is not None and text.seq is not None
+        done = len(text.tokens)
+        end = min(done + room, len(context))
+        points = [point for point in sample.job.checkpoints if done < point < end]
+        end = min(points, default=end)
+        part = context[done:end]
+        wanted = end == len(context) and sample.job.params.max_tokens != 0
+        rows = self._batch.add_tokens(part, done, text.seq, "last" if wanted else "none")
+        plan.append((sample, part, rows[-1]))
+        return len(part)
+
+    def _decode(self, plan: Plan) -> bool:
+        """Decode the batch; False when it has to be planned anew."""
+        samples = [sample for sample, _, _ in plan]
+        self._in_flight(samples)
+        try:
+            self._context.decode(self._batch)
+            return True
+        except NoKvSlotError as error:
+            self._make_room(plan, error)
+        except AbortedError as error:
+            for sample in samples:
+                if sample.ended:
+                    continue
+                if sample.job.mailbox.cancelled:
+                    self._drop_state(sample)
+                    self._end_job(sample.job, "cancelled")
+                else:
+                    self.fail(sample.job, error)
+        except LlamaCoreError as error:
+            for sample in samples:
+                self.fail(sample.job, error)
+        finally:
+            self._in_flight(())
+        return False
+
+    def _drop_state(self, sample: Sample) -> None:
+        """Forget what a sequence holds, because it is not known how much of a batch was computed."""
+        text, sample.held = sample.held, None
+        if text is not None:
+            self._room_made = True
+            self.cache.release(text, keep=False)
+
+    def _make_room(self, plan: Plan, error: NoKvSlotError) -> None:
+        if self.cache.evict_idle():
+            return
+        if len(self.active) > 1:
+            victim = max(self.active, key=lambda sample: sample.job.order)
+            text, victim.held = victim.held, None
+            self.active.remove(victim)
+            if text is not None:
+                self.cache.release(text, keep=not victim.shifted)
+                if not victim.shifted:
+                    self.cache.evict(text)
+            if victim.job.reserved:
+                self._unreserve(victim.job)
+                self.waiting.insert(0, victim.job)  # it will be admitted as a whole again
+            else:
+                self.preempted.append(victim)
+            self._room_made = False
+            self._tell("preempted", victim.job, victim.index, len(victim.context))
+        else:
+            self._overflow(plan[0][0], error)
+
+    def _overflow(self, sample: Sample, error: NoKvSlotError | None = None) -> None:
+        """The context has no room for one more token of a sample."""
+        params = sample.job.params
+        n_ctx = self._context.n_ctx_seq
+        if params.overflow == "stop" and sample.first_token_at is not None:
+            self._end(sample, "length")
+            return
+        if params.overflow == "shift":
+            try:
+                if self._shift(sample):
+                    return
+            except LlamaCoreError as failure:
+                self.fail(sample.job, failure)
+                return
+        if not sample.ended:
+            full = f"the context of {n_ctx} tokens is full after {len(sample.tokens)} generated ones"
+            hint = 'shorten the prompt, use a larger n_ctx, or set overflow to "stop" or "shift"'
+            self.fail(sample.job, ContextFullError(full, hint=hint) if error is None else error, keep=True)
+
+    def _shift(self, sample: Sample) -> bool:
+        """Drop the older half of what follows the kept tokens; False when nothing could be dropped."""
+        text = sample.held
+        assert text is not None and text.seq is not None
+        keep = min(sample.job.params.n_keep, len(text.tokens))
+        drop = (len(text.tokens) - keep) // 2
+        memory = self._context.memory
+        if drop < 1 or not memory.can_shift or self.cache.needs_checkpoints:
+            return False
+        self.cache.make_private(text)
+        memory.seq_rm(text.seq, keep, keep + drop)
+        memory.seq_add(text.seq, keep + drop, -1, -drop)
+        del text.tokens[keep : keep + drop]
+        del sample.context[keep : keep + drop]
+        sample.shifted += drop
+        self.cache.hide(text)  # what is left was computed with the dropped tokens in view
+        self._tell("shifted", sample.job, sample.index, drop)
+        return True
+
+    # after a step
+
+    def _advance(self, plan: Plan) -> None:
+        """Note what was computed, and choose the next tokens."""
+        complete: list[Sample] = []
+        rows: list[int] = []
+        for sample, tokens, row in plan:
+            text = sample.held
+            assert text is not None
+            if len(tokens) == 1 and sample.first_token_at is not None:
+                text.tokens += tokens
+            else:
+                self.cache.grow(text, tokens)
+                if len(text.tokens) in sample.job.checkpoints:
+                    self.cache.checkpoint(text)
+            if len(text.tokens) < len(sample.context):
+                continue
+            if sample.job.params.max_tokens == 0:
+                self._end_job(sample.job, "length")
+                continue
+            for other in self._fork(sample) if sample.job.reserved else (sample,):
+                if sample.first_token_at is None and not sample.tokens:
+                    other.sampler.accept_prompt(sample.context)
+                complete.append(other)
+                rows.append(row)
+        if complete:
+            self._choose(complete, rows)
+
+    def _fork(self, first: Sample) -> list[Sample]:
+        """Sequences for the other samples of a request, whose prompt is computed now."""
+        assert first.held is not None
+        others = [sample for sample in first.job.samples if not sample.ended]
+        self._unreserve(first.job)
+        for sample in others:
+            if sample is not first:
+                sample.held = self.cache.fork(first.held)
+                self.active.append(sample)
+        return others
+
+    def _choose(self, samples: list[Sample], rows: list[int]) -> None:
+        context = self._context
+        chosen = self._sampler.sample(context, rows, [sample.sampler for sample in samples])
+        n_ctx = context.n_ctx_seq
+        for sample, row, token in zip(samples, rows, chosen, strict=True):
+            if sample.ended:
+                continue  # another sample of its request failed
+            if not isinstance(token, int):
+                self.fail(sample.job, token)
+                continue
+            self.meter.completion_tokens += 1
+            if sample.first_token_at is None:
+                self._tell("first_token", sample.job, sample.index)
+            n_top, logprob = sample.job.params.logprobs, None
+            if n_top is not None:
+                value, top = context.logprobs(row, token=token, n_top=n_top)
+                logprob = (value, tuple(top))
+            reason = sample.take(token, logprob)
+            if reason is not None:
+                self._end(sample, reason)
+            elif len(sample.context) > n_ctx:
+                self._overflow(sample)
+
+
+def _is_late(job: Job, now: float) -> bool:
+    return job.ends_at is not None and now >= job.ends_at
