@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from llamacore.engine.records import Completion, Generation
+from llamacore.engine.generation import Generation
+from llamacore.engine.records import Completion
 from llamacore.errors import InvalidArgumentError
 from llamacore.hub import demo_model_path
 from llamacore.llama import Llama

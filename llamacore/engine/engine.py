@@ -318,6 +318,8 @@ class _Worker:
                     raise
                 except LlamaCoreError as error:
                     scheduler.fail_active(error)
+        except ClosedError:
+            pass  # the context was closed, by us or with its model
         except LlamaCoreError as error:
             self._error = error
         except BaseException as error:  # a defect of ours: whoever waits must hear of it

@@ -64,8 +64,8 @@ class GenerationParams:
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
-        if any(not isinstance(stop, str) or not stop for stop in self.stop):
-            raise InvalidArgumentError("a stop string is empty or no text", hint="leave it out")
+        if not all(self.stop):
+            raise InvalidArgumentError("a stop string is empty", hint="leave it out")
         _whole("max_tokens", self.max_tokens, 0)
         _whole("min_tokens", self.min_tokens, 0)
         _whole("n", self.n, 1)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..core.batch import Batch
 from ..core.sample_rows import RowSampler
-from ..errors import AbortedError, ContextFullError, LlamaCoreError, NoKvSlotError
+from ..errors import AbortedError, ClosedError, ContextFullError, LlamaCoreError, NoKvSlotError
 from .prefix import PrefixCache
 from .sample import Job, Sample
 from .stats import EngineEvent, EventKind, Meter
@@ -268,14 +268,11 @@ class Scheduler:
         except NoKvSlotError as error:
             self._make_room(plan, error)
         except AbortedError as error:
+            if not all(sample.job.mailbox.cancelled for sample in samples):
+                raise ClosedError("the context was closed") from error  # nothing else stops a batch
             for sample in samples:
-                if sample.ended:
-                    continue
-                if sample.job.mailbox.cancelled:
-                    self._drop_state(sample)
-                    self._end_job(sample.job, "cancelled")
-                else:
-                    self.fail(sample.job, error)
+                self._drop_state(sample)
+                self._end_job(sample.job, "cancelled")
         except LlamaCoreError as error:
             for sample in samples:
                 self.fail(sample.job, error)
@@ -287,7 +284,6 @@ class Scheduler:
         """Forget what a sequence holds, because it is not known how much of a batch was computed."""
         text, sample.held = sample.held, None
         if text is not None:
-            self._room_made = True
             self.cache.release(text, keep=False)
 
     def _make_room(self, plan: Plan, error: NoKvSlotError) -> None:
