@@ -345,9 +345,7 @@ class _Worker:
         with self._lock:
             self.closing = True
         self._take_inbox()  # calls are answered still
-        for job in {sample.job: None for sample in (*scheduler.active, *scheduler.preempted)} | dict.fromkeys(
-            scheduler.waiting
-        ):
+        for job in list(scheduler.jobs.values()):
             with contextlib.suppress(LlamaCoreError):
                 scheduler.fail(job, error)
             job.mailbox.end(error)

@@ -143,7 +143,7 @@ class PrefixCache:
                 self.stats.reused_tokens += usable
             except BrokenError:
                 raise
-            except LlamaCoreError as error:  # a snapshot that does not fit, no room: it is computed again
+            except (LlamaCoreError, OSError, MemoryError) as error:  # no snapshot, no room: it is computed again
                 _log.warning("the cached text of %d tokens cannot be used: %s", usable, error)
                 if not found.running:
                     self._forget(found)

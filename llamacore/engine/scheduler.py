@@ -51,6 +51,7 @@ class Scheduler:
         self.waiting: list[Job] = []
         self.active: list[Sample] = []
         self.preempted: list[Sample] = []
+        self.jobs: dict[int, Job] = {}  # all that have not ended
         self.cache = cache
         self.n_rows = min(context.n_batch, context.n_ubatch)  # a cancel takes effect between steps
         self.meter = Meter(self.n_rows)
@@ -73,6 +74,7 @@ class Scheduler:
     def add(self, job: Job) -> None:
         """Take a request."""
         self.meter.requests += 1
+        self.jobs[job.number] = job
         self.waiting.append(job)
         self.waiting.sort(key=lambda job: job.order)
         self._tell("submitted", job)
@@ -114,6 +116,7 @@ class Scheduler:
         job.left -= 1
         if not job.left:
             self.meter.finished += 1
+            del self.jobs[job.number]
             job.mailbox.end()
 
     def fail(self, job: Job, error: BaseException, *, keep: bool = False) -> None:
@@ -125,7 +128,7 @@ class Scheduler:
                 sample.ended = True
                 self._leave(sample, keep=keep)
                 sample.sampler.close()
-        if not job.mailbox.ended:
+        if self.jobs.pop(job.number, None) is not None:
             self.meter.failed += 1
             self._tell("failed", job, detail=str(error))
             job.mailbox.end(error)
@@ -198,9 +201,9 @@ class Scheduler:
     @staticmethod
     def _checkpoints(job: Job, reused: int, parting: int) -> frozenset[int]:
         """Lengths of a prompt at which to keep the state: where texts part, where the caller says, and in between."""
-        length = len(job.prompt)
-        wanted = {parting, length - 1, *job.params.checkpoints, *range(_CHECKPOINT_EVERY, length, _CHECKPOINT_EVERY)}
-        return frozenset(point for point in wanted if max(reused, _MIN_CHECKPOINT) < point < length)
+        last = len(job.prompt) - (job.params.max_tokens != 0)  # the same prompt again needs its last token's logits
+        wanted = {parting, last, *job.params.checkpoints, *range(_CHECKPOINT_EVERY, last, _CHECKPOINT_EVERY)}
+        return frozenset(point for point in wanted if max(reused, _MIN_CHECKPOINT) < point <= last)
 
     def _plan(self) -> Plan:
         """Fill the batch."""
