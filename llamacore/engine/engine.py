@@ -10,7 +10,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -29,16 +29,17 @@ from ..errors import (
 from ..params import StrPath
 from .generation import Generation, Mailbox
 from .prefix import PrefixCache
-from .request import Request
+from .request import GenerationParams, Request
 from .sample import Job, Sample
 from .scheduler import Scheduler
-from .snapshots import SnapshotFolder
+from .snapshots import Snapshot, SnapshotFolder
 from .stats import EngineEvent, EngineStats
 from .text import PieceTable
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from ..core.adapters import LoraAdapter
     from ..core.context import Context
     from ..core.sampler import Sampler
     from ..sampling import SamplingParams
@@ -188,6 +189,39 @@ class Engine:
         future: Future[T] = Future()
         worker.post(lambda: _run(future, function, self.context))
         return future.result()
+
+    def snapshot(self, tokens: Sequence[int]) -> Snapshot:
+        """Compute a text, as far as it is not known, and return its state, which `restore()` takes in any process.
+
+        Raises:
+            InvalidArgumentError: It has no tokens.
+            StateError: It was driven out of the cache at once, because there is too much else to do.
+        """
+        self.submit(Request(tokens, params=GenerationParams(max_tokens=0, stream=False))).result()
+        return self.call(lambda _: self._worker.scheduler.cache.snapshot(tokens))
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Put a text into the prefix cache.
+
+        Raises:
+            StateError: It is damaged, or was made with another model, memory layout or llama.cpp.
+            BusyError: Every sequence is being generated in.
+        """
+
+        def put(_: Context) -> None:
+            if not self._worker.scheduler.has_room:
+                raise BusyError("every sequence is being generated in", hint="restore before, or raise n_parallel")
+            self._worker.scheduler.cache.restore(snapshot)
+
+        self.call(put)
+
+    def release_lora(self, adapter: LoraAdapter) -> None:
+        """Let go of an adapter, so that it can be closed.
+
+        Raises:
+            BusyError: A request that has not ended uses it.
+        """
+        self.call(lambda _: self._worker.scheduler.release_lora(adapter))
 
     def stats(self) -> EngineStats:
         """Return what it is doing and did, as of the last step."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +22,11 @@ from .radix import RadixTree
 from .snapshots import Snapshot, SnapshotFolder
 
 if TYPE_CHECKING:
+    from ..core.adapters import LoraAdapter
     from ..core.context import Context
+
+Adapters = frozenset[tuple["LoraAdapter", float]]
+"""LoRA adapters with their scales: a state depends on them."""
 
 _log = logging.getLogger("llamacore.engine")
 _clock = itertools.count(1)
@@ -33,7 +37,7 @@ class CachedText:
     """A text and where its state is: in a sequence, in host memory, or in a file.
 
     Attributes:
-        key: What else the state depends on: the LoRA adapters.
+        key: The LoRA adapters it is computed with.
         tokens: The tokens that are computed.
         seq: The sequence that holds them, None when none does.
         running: Somebody is generating in that sequence.
@@ -44,7 +48,7 @@ class CachedText:
         used: When it was used last, as a running number.
     """
 
-    key: Hashable
+    key: Adapters
     tokens: list[int] = field(default_factory=list)
     seq: int | None = None
     running: bool = False
@@ -101,7 +105,7 @@ class PrefixCache:
         self._min_snapshot = min_snapshot
         self._folder = folder
         self._free = list(range(context.n_seq_max - 1, -1, -1))
-        self._trees: dict[Hashable, RadixTree[CachedText]] = {}
+        self._trees: dict[Adapters, RadixTree[CachedText]] = {}
         self._live: dict[int, CachedText] = {}
         if folder is not None:
             for path, tokens in folder.tokens():
@@ -112,7 +116,7 @@ class PrefixCache:
         """Sequences that nobody generates in."""
         return len(self._free) + sum(not text.running for text in self._live.values())
 
-    def _tree(self, key: Hashable) -> RadixTree[CachedText]:
+    def _tree(self, key: Adapters) -> RadixTree[CachedText]:
         return self._trees.setdefault(key, RadixTree())
 
     def look(self) -> CacheStats:
@@ -122,7 +126,7 @@ class PrefixCache:
 
     # taking and giving back sequences
 
-    def acquire(self, prompt: Sequence[int], key: Hashable, *, look_up: bool = True) -> tuple[CachedText, int]:
+    def acquire(self, prompt: Sequence[int], key: Adapters, *, look_up: bool = True) -> tuple[CachedText, int]:
         """Take an idle sequence for a prompt; there must be one, see `n_idle`.
 
         Args:
@@ -155,7 +159,7 @@ class PrefixCache:
         text.used = next(_clock)
         return text, parting
 
-    def _find(self, prompt: Sequence[int], key: Hashable) -> tuple[CachedText | None, int, int]:
+    def _find(self, prompt: Sequence[int], key: Adapters) -> tuple[CachedText | None, int, int]:
         """The text of which most can be used, how much that is, and the longest common beginning of all."""
         best, usable, parting = None, 0, 0
         for text, length in self._tree(key).matches(prompt):
@@ -286,6 +290,37 @@ class PrefixCache:
         else:
             self._forget(text)
 
+    def snapshot(self, tokens: Sequence[int]) -> Snapshot:
+        """A copy of a known text of exactly these tokens, which is in a sequence.
+
+        Raises:
+            StateError: There is none.
+        """
+        for text, length in self._tree(frozenset()).matches(tokens):
+            if length == len(text.tokens) == len(tokens) and text.seq is not None:
+                return Snapshot(list(text.tokens), self._context.state.to_bytes(text.seq), dict(text.checkpoints))
+        raise StateError(f"the text of {len(tokens)} tokens has left the cache", hint="try again when less is going on")
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Put a text into an idle sequence; there must be one, see `n_idle`.
+
+        Raises:
+            StateError: It does not fit this model and context.
+        """
+        text = CachedText(frozenset(), list(snapshot.tokens), checkpoints=dict(snapshot.checkpoints))
+        seq = self._claim_sequence()
+        self._settle(text, seq)
+        try:
+            self._context.state.from_bytes(snapshot.state, seq)
+            last = self._context.memory.seq_pos_max(seq)
+            if last != len(text.tokens) - 1:
+                raise StateError(f"the state is of {last + 1} tokens, not of {len(text.tokens)}", hint="make it again")
+        except LlamaCoreError:
+            self._forget(text)
+            raise
+        self._tree(text.key).insert(text, text.tokens)
+        self._limit()
+
     def make_private(self, text: CachedText) -> None:
         """End the sharing of cells with other sequences, before positions are moved."""
         if text.shared and text.seq is not None:
@@ -375,6 +410,12 @@ class PrefixCache:
             if not text.running:
                 self._forget(text)
         self._limit()
+
+    def forget_adapter(self, adapter: LoraAdapter) -> None:
+        """Forget every text that was computed with an adapter; nobody is generating one."""
+        for key in [key for key in self._trees if any(used is adapter for used, _ in key)]:
+            for text in list(self._trees.pop(key).items()):
+                self._forget(text)
 
     def save(self) -> int:
         """Write the texts that are worth it to the folder; returns how many."""

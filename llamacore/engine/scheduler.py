@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 from ..core.batch import Batch
 from ..core.sample_rows import RowSampler
-from ..errors import AbortedError, ClosedError, ContextFullError, LlamaCoreError, NoKvSlotError
-from .prefix import PrefixCache
+from ..errors import AbortedError, BusyError, ClosedError, ContextFullError, LlamaCoreError, NoKvSlotError
+from .prefix import Adapters, PrefixCache
 from .sample import Job, Sample
 from .stats import EngineEvent, EventKind, Meter
 
 if TYPE_CHECKING:
+    from ..core.adapters import LoraAdapter
     from ..core.context import Context
     from .records import FinishReason
 
@@ -61,13 +62,32 @@ class Scheduler:
         self._batch = Batch(self.n_rows)
         self._sampler = RowSampler(max(context.n_seq_max, 1))
         self._reserved = 0  # sequences that samples will need when their prompt is computed
-        self._key: object = frozenset()
+        self._key: Adapters = frozenset()
         self._room_made = False
 
     @property
     def busy(self) -> bool:
         """Whether there is anything to do."""
         return bool(self.active or self.waiting or self.preempted)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether there is a sequence that nobody has, or is going to have."""
+        return self.cache.n_idle > self._reserved
+
+    def release_lora(self, adapter: LoraAdapter) -> None:
+        """Take an adapter out of the context and forget the texts that were computed with it.
+
+        Raises:
+            BusyError: A request uses it.
+        """
+        for job in self.jobs.values():
+            if adapter in job.params.loras:
+                raise BusyError(f"request {job.number} uses {adapter!r}", hint="wait for its end, or cancel it")
+        if any(adapter is used for used, _ in self._key):
+            self._context.set_lora({})
+            self._key = frozenset()
+        self.cache.forget_adapter(adapter)
 
     # requests come and go
 
@@ -174,7 +194,7 @@ class Scheduler:
 
     def _admit(self, now: float) -> None:
         """Give sequences to those who wait, as long as there are any."""
-        while self.preempted and (self._room_made or not self.active) and self.cache.n_idle - self._reserved > 0:
+        while self.preempted and (self._room_made or not self.active) and self.has_room:
             self._start(self.preempted.pop(0), now)
         if self.preempted:
             return  # for want of memory; newcomers would only take more of it

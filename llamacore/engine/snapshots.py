@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import struct
@@ -12,7 +13,7 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ..errors import StateError
 from ..params import StrPath
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 _MAGIC = b"LLCTEXT1"
 _HEAD = struct.Struct("<8sII")  # magic, length of the JSON that follows, its CRC-32
 _SUFFIX = ".snapshot"
+_MAX_HEAD = 2**20
 _SAMPLES = 64
 _SAMPLE_BYTES = 65536
 
@@ -40,6 +42,35 @@ class Snapshot:
     tokens: Sequence[int]
     state: bytes
     checkpoints: Mapping[int, bytes]
+
+
+    def to_bytes(self) -> bytes:
+        """Everything as bytes; `from_bytes` reads them."""
+        tokens = array("i", self.tokens).tobytes()
+        points = sorted(self.checkpoints)
+        head = json.dumps({
+            "tokens": len(self.tokens),
+            "crc": zlib.crc32(tokens),
+            "state": len(self.state),
+            "checkpoints": [[point, len(self.checkpoints[point])] for point in points],
+        }).encode()  # fmt: skip
+        start = _HEAD.pack(_MAGIC, len(head), zlib.crc32(head))
+        return b"".join((start, head, tokens, self.state, *(self.checkpoints[point] for point in points)))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Snapshot:
+        """Read what `to_bytes` wrote; the states in it have checks of their own, see `State.from_bytes`.
+
+        Raises:
+            StateError: The bytes are damaged, or are not a snapshot.
+        """
+        file = io.BytesIO(data)
+        head, tokens = _read_head(file)
+        state = file.read(head["state"])
+        checkpoints = {point: file.read(size) for point, size in head["checkpoints"]}
+        if file.read(1) or [len(part) for part in checkpoints.values()] != [size for _, size in head["checkpoints"]]:
+            raise StateError("this snapshot is damaged", hint="make it again")
+        return cls(tokens, state, checkpoints)
 
 
 class SnapshotFolder:
@@ -61,7 +92,7 @@ class SnapshotFolder:
         """Yield the file and the tokens of each snapshot; what cannot be read is left out."""
         for path in sorted(self.folder.glob("*" + _SUFFIX)):
             with contextlib.suppress(OSError, StateError), path.open("rb") as file:
-                yield path, list(_read_head(file.read(_HEAD.size), file.read)[1])
+                yield path, list(_read_head(file)[1])
 
     def save(self, snapshot: Snapshot) -> Path:
         """Write a snapshot, aside first, and delete the least recently used ones that are too many.
@@ -69,21 +100,11 @@ class SnapshotFolder:
         Raises:
             OSError: It cannot be written.
         """
-        tokens = array("i", snapshot.tokens).tobytes()
-        points = sorted(snapshot.checkpoints)
-        head = json.dumps({
-            "tokens": len(snapshot.tokens),
-            "crc": zlib.crc32(tokens),
-            "state": len(snapshot.state),
-            "checkpoints": [[point, len(snapshot.checkpoints[point])] for point in points],
-        }).encode()  # fmt: skip
-        path = self.folder / (hashlib.sha256(tokens).hexdigest()[:32] + _SUFFIX)
+        name = hashlib.sha256(array("i", snapshot.tokens).tobytes()).hexdigest()[:32]
+        path = self.folder / (name + _SUFFIX)
         aside = path.with_suffix(f".{os.getpid()}.part")
         try:
-            with aside.open("wb") as file:
-                file.write(_HEAD.pack(_MAGIC, len(head), zlib.crc32(head)) + head + tokens + snapshot.state)
-                for point in points:
-                    file.write(snapshot.checkpoints[point])
+            aside.write_bytes(snapshot.to_bytes())
             os.replace(aside, path)
         finally:
             aside.unlink(missing_ok=True)
@@ -97,15 +118,10 @@ class SnapshotFolder:
             StateError: It is damaged.
             OSError: It cannot be read.
         """
-        with path.open("rb") as file:
-            head, tokens = _read_head(file.read(_HEAD.size), file.read)
-            state = file.read(head["state"])
-            checkpoints = {point: file.read(size) for point, size in head["checkpoints"]}
-            if file.read(1) or [len(part) for part in checkpoints.values()] != [n for _, n in head["checkpoints"]]:
-                raise StateError(f"the snapshot {path} is damaged", hint="delete it")
+        snapshot = Snapshot.from_bytes(path.read_bytes())
         with contextlib.suppress(OSError):
             os.utime(path)
-        return Snapshot(tokens, state, checkpoints)
+        return snapshot
 
     def _trim(self, newest: Path) -> None:
         files = []
@@ -122,19 +138,19 @@ class SnapshotFolder:
             total -= size
 
 
-def _read_head(start: bytes, read: object) -> tuple[dict, array[int]]:  # type: ignore[type-arg]
-    assert callable(read)
+def _read_head(file: BinaryIO) -> tuple[dict[str, Any], array[int]]:
+    start = file.read(_HEAD.size)
     if len(start) != _HEAD.size or start[: len(_MAGIC)] != _MAGIC:
-        raise StateError("this file is not a snapshot", hint="delete it")
+        raise StateError("this is not a snapshot", hint="give what Snapshot.to_bytes returned")
     _, size, crc = _HEAD.unpack(start)
-    text = read(size) if size < 2**20 else b""
+    text = file.read(size) if size < _MAX_HEAD else b""
     if len(text) != size or zlib.crc32(text) != crc:
-        raise StateError("this snapshot is damaged", hint="delete it")
+        raise StateError("this snapshot is damaged", hint="make it again")
     head = json.loads(text)
     tokens = array("i")
-    raw = read(head["tokens"] * tokens.itemsize)
+    raw = file.read(head["tokens"] * tokens.itemsize)
     if zlib.crc32(raw) != head["crc"]:
-        raise StateError("this snapshot is damaged", hint="delete it")
+        raise StateError("this snapshot is damaged", hint="make it again")
     tokens.frombytes(raw)
     return head, tokens
 

@@ -178,6 +178,10 @@ class LlamaBase:
         tokens = self.tokenize(prompt, **tokenizing) if isinstance(prompt, (str, bytes)) else list(prompt)
         return self.engine.submit(Request(tokens, chosen, params))
 
+    def warmup(self) -> None:
+        """Compute one token and forget it, so that the first request does not pay for page faults."""
+        self.generate([self.model.vocab.bos or 0], max_tokens=1, cache_prompt=False)
+
     def chat_prompt(
         self,
         messages: Sequence[Message],
