@@ -22,7 +22,12 @@ def main() -> None:
         first, text = 0.0, []
         started, cpu = time.perf_counter(), time.process_time()
         generation = llama.stream(
-            prompt, max_tokens=int(n_predict), stop=STOP, temperature=float(temperature), seed=int(seed)
+            prompt,
+            max_tokens=int(n_predict),
+            stop=STOP,
+            temperature=float(temperature),
+            seed=int(seed),
+            cache_prompt=False,
         )
         prepared = time.perf_counter()
         for chunk in generation:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.state import StateFlags
-from ..errors import BrokenError, ClosedError, LlamaCoreError, OutOfMemoryError, StateError
+from ..errors import BrokenError, ClosedError, LlamaCoreError, NoKvSlotError, OutOfMemoryError, StateError
 from .radix import RadixTree
 from .snapshots import Snapshot, SnapshotFolder
 
@@ -147,6 +147,8 @@ class PrefixCache:
                 self.stats.reused_tokens += usable
             except BrokenError:
                 raise
+            except NoKvSlotError:
+                pass  # it stays where it is
             except (LlamaCoreError, OSError, MemoryError) as error:  # no snapshot, no room: it is computed again
                 _log.warning("the cached text of %d tokens cannot be used: %s", usable, error)
                 if not found.running:
@@ -204,11 +206,12 @@ class PrefixCache:
             source.state, source.checkpoints = snapshot.state, dict(snapshot.checkpoints)
             if self.needs_checkpoints and usable < len(source.tokens):
                 usable = self._usable(source, usable)
-        text = CachedText(source.key, list(source.tokens), checkpoints=dict(source.checkpoints))
+        state = source.state  # claiming a sequence may drive it out of host memory
+        text = CachedText(source.key, list(source.tokens), running=True, checkpoints=dict(source.checkpoints))
         seq = self._claim_sequence(source)
         self._settle(text, seq)
         try:
-            self._context.state.from_bytes(source.state, seq)
+            self._fill(seq, state)
         except LlamaCoreError:
             self._forget(text)
             raise
@@ -216,6 +219,18 @@ class PrefixCache:
         text = self._cut(text, usable)
         self._limit()
         return text
+
+    def _fill(self, seq: int, state: bytes) -> None:
+        """Restore a state, for which idle texts make room."""
+        while True:
+            try:
+                self._context.state.from_bytes(state, seq)
+                return
+            except StateError as error:
+                if not error.native_log:
+                    raise  # it is damaged, or of something else
+                if not self.evict_idle():
+                    raise NoKvSlotError("there is no room for the text") from error
 
     def _cut(self, text: CachedText, length: int) -> CachedText:
         """Shorten a text that is in a sequence."""
@@ -307,17 +322,18 @@ class PrefixCache:
         Raises:
             StateError: It does not fit this model and context.
         """
-        text = CachedText(frozenset(), list(snapshot.tokens), checkpoints=dict(snapshot.checkpoints))
+        text = CachedText(frozenset(), list(snapshot.tokens), running=True, checkpoints=dict(snapshot.checkpoints))
         seq = self._claim_sequence()
         self._settle(text, seq)
         try:
-            self._context.state.from_bytes(snapshot.state, seq)
+            self._fill(seq, snapshot.state)
             last = self._context.memory.seq_pos_max(seq)
             if last != len(text.tokens) - 1:
                 raise StateError(f"the state is of {last + 1} tokens, not of {len(text.tokens)}", hint="make it again")
         except LlamaCoreError:
             self._forget(text)
             raise
+        text.running = False
         self._tree(text.key).insert(text, text.tokens)
         self._limit()
 
