@@ -92,7 +92,8 @@ class Generation:
     def __init__(self, mailbox: Mailbox) -> None:
         self._mailbox = mailbox
         self._closed = False
-        weakref.finalize(self, mailbox.cancel).atexit = False
+        # by a weak reference: the traceback of an error in the mailbox leads back to this object
+        weakref.finalize(self, _cancel, weakref.ref(mailbox)).atexit = False
 
     def __iter__(self) -> Iterator[Chunk]:
         return self
@@ -198,3 +199,10 @@ class Generation:
         if self._mailbox.error is not None:
             raise self._mailbox.error
         return [self._mailbox.completions[index] for index in sorted(self._mailbox.completions)]
+
+
+def _cancel(mailbox: weakref.ref[Mailbox]) -> None:
+    """Nobody holds the handle any more."""
+    held = mailbox()
+    if held is not None:
+        held.cancel()

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import threading
 import time
+import weakref
 
 import pytest
 
@@ -115,6 +116,19 @@ def test_every_handle_ends_once(engine):
     generation.cancel()
     generation.close()
     assert generation.result().finish_reason == "length"
+
+
+def test_failed_requests_leave_nothing_behind(engine):
+    """The error that a handle raised does not keep the handle alive."""
+    generations = []
+    for _ in range(3):
+        generation = engine.submit(ask(prompt_of(6), 50, sampling=greedy(grammar='root ::= "a"', ignore_eos=True)))
+        with pytest.raises(lc.SamplingError):
+            generation.result()
+        generations.append(weakref.ref(generation))
+    del generation
+    gc.collect()
+    assert [None] * 3 == [generation() for generation in generations]
 
 
 def test_results_without_chunks(engine):

@@ -174,7 +174,7 @@ class Soak:
             time.sleep(0.2)
             if time.monotonic() - self.last > STALL_SECONDS:
                 self.failures.append(f"nothing ended for {STALL_SECONDS} seconds: {self.llama.engine.stats()}")
-            if os.environ.get("SOAK_TRACE") and int(time.monotonic()) % 10 == 0:
+            if os.environ.get("SOAK_TRACE") and int(time.monotonic() * 5) % 150 == 0:
                 print(f"{time.monotonic() - begun:.0f} s: {resident():.1f} MiB", flush=True)
             if not early and time.monotonic() - begun > total / 10:
                 early = resident()
