@@ -25,6 +25,7 @@ class RowSampler:
         self._capacity = n_rows
         self._samplers = ffi.new("struct llama_sampler *[]", n_rows)
         self._rows = ffi.new("int32_t[]", n_rows)
+        self._n_first = ffi.new("int32_t[]", n_rows)
         self._tokens = ffi.new("llama_token[]", n_rows)
         self._done = ffi.new("size_t *")
 
@@ -49,7 +50,7 @@ class RowSampler:
         count = len(rows)
         if count > self._capacity or count != len(samplers):
             raise InvalidArgumentError(f"{count} rows with {len(samplers)} samplers, with room for {self._capacity}")
-        pointers, numbers, done = self._samplers, self._rows, self._done
+        pointers, numbers, first, done = self._samplers, self._rows, self._n_first, self._done
         entered = 0
         ptr = context._enter()
         try:
@@ -60,11 +61,12 @@ class RowSampler:
                 if sampler._model_ptr is not None and sampler._model_ptr != model:
                     sampler._require_same_vocabulary(ptr)
                 numbers[number] = rows[number]
+                first[number] = sampler._item.candidates()
             results: list[int | LlamaCoreError] = []
             start = 0
             while start < count:
                 status = lib.llc_sample_batch(
-                    ptr, count - start, pointers + start, numbers + start, self._tokens + start, done
+                    ptr, count - start, pointers + start, numbers + start, first + start, self._tokens + start, done
                 )
                 results += ffi.unpack(self._tokens + start, done[0])
                 start += done[0]

@@ -14,7 +14,7 @@ from .sampler_chain import SamplerChain
 from .sampler_chain import SamplerInfo as SamplerInfo
 from .sampler_chain import SamplerPerf as SamplerPerf
 from .sampler_checks import probability, real, whole
-from .sampler_handle import Item
+from .sampler_handle import Item, name_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -38,15 +38,22 @@ class Sampler(SamplerChain):
     """
 
     @classmethod
-    def _make(cls, ptr: Any, kind: str, window: int = 0) -> Self:
-        return cls(ptr, Item(kind, window=window))
+    def _make(cls, ptr: Any, kind: str, *, lowers: int | None = None, keeps: int = 0) -> Self:
+        if name_of(ptr).startswith("?"):  # its parameters switch it off
+            lowers, keeps = 0, 0
+        return cls(ptr, Item(kind, lowers=lowers, keeps=keeps))
 
     @classmethod
-    def _make_for(cls, model: Model, kind: str, init: Any, window: int = 0) -> Self:
+    def _make_for(
+        cls, model: Model, kind: str, init: Any, *, window: int = 0, lowers: int | None = None
+    ) -> Self:
         """Make a sampler with `init(vocab pointer, n_vocab)` while the model is held open."""
         model._enter()
         try:
-            return cls(init(model._vocab_ptr, len(model.vocab)), Item(kind, model, window))
+            ptr = init(model._vocab_ptr, len(model.vocab))
+            if name_of(ptr).startswith("?"):
+                lowers = 0
+            return cls(ptr, Item(kind, model, window, lowers=lowers))
         finally:
             model._exit()
 
@@ -56,7 +63,7 @@ class Sampler(SamplerChain):
     def greedy(cls) -> Self:
         """Choose the most likely token (upstream: `llama_sampler_init_greedy`)."""
         backend.init()
-        return cls._make(lib.llama_sampler_init_greedy(), "greedy")
+        return cls._make(lib.llama_sampler_init_greedy(), "greedy", keeps=1)
 
     @classmethod
     def dist(cls, seed: int = DEFAULT_SEED) -> Self:
@@ -120,7 +127,7 @@ class Sampler(SamplerChain):
         """Keep the `k` most likely tokens; 0 or less keeps all (upstream: `llama_sampler_init_top_k`)."""
         k = whole("k", k, -(2**31))
         backend.init()
-        return cls._make(lib.llama_sampler_init_top_k(k), "top_k")
+        return cls._make(lib.llama_sampler_init_top_k(k), "top_k", keeps=max(k, 0))
 
     @classmethod
     def top_p(cls, p: float, min_keep: int = 0) -> Self:
@@ -245,6 +252,7 @@ class Sampler(SamplerChain):
             "penalties",
             lambda _, n_vocab: lib.llama_sampler_init_penalties(n_vocab, last_n, repeat, freq, present),
             window=last_n,
+            lowers=last_n if repeat >= 1 and freq >= 0 and present >= 0 else None,
         )
 
     @classmethod
@@ -301,7 +309,10 @@ class Sampler(SamplerChain):
         pairs = sampler_checks.logit_bias(logit_bias.items(), len(model.vocab))
         array = ffi.new("llama_logit_bias[]", pairs)
         return cls._make_for(
-            model, "logit_bias", lambda _, n_vocab: lib.llama_sampler_init_logit_bias(n_vocab, len(pairs), array)
+            model,
+            "logit_bias",
+            lambda _, n_vocab: lib.llama_sampler_init_logit_bias(n_vocab, len(pairs), array),
+            lowers=len(pairs) if all(bias <= 0 for _, bias in pairs) else None,
         )
 
     @classmethod
@@ -313,7 +324,7 @@ class Sampler(SamplerChain):
         status = lib.llc_sampler_min_tokens(count, ffi.new("llama_token[]", ends), len(ends), out)
         if status:
             raise_status(status, "making a min_tokens sampler", NativeError)
-        return cls._make(out[0], "min_tokens")
+        return cls._make(out[0], "min_tokens", lowers=len(ends))
 
     @classmethod
     def grammar(

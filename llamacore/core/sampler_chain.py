@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InvalidArgumentError, NativeError, OutOfRangeError
-from . import backend
+from ..errors import GrammarError, InvalidArgumentError, OutOfRangeError
+from . import backend, sampler_checks
 from ._native import ffi, lib
 from ._status import raise_status
 from .sampler_handle import Item, SamplerHandle, name_of, seed_of
@@ -73,7 +73,16 @@ class SamplerChain(SamplerHandle):
         return chain
 
     @classmethod
-    def constrained(cls, grammar: Self, chain: Self) -> Self:
+    def constrained(
+        cls,
+        grammar: Self,
+        chain: Self,
+        *,
+        opening: Sequence[int] = (),
+        waits: bool = False,
+        replay: bool = False,
+        start: int | None = None,
+    ) -> Self:
         """Return a sampler that holds a chain to a grammar as upstream's tools do (`common_sampler_sample`).
 
         The chain chooses without the grammar first. Only when its token does not fit, it chooses once more with the
@@ -82,24 +91,37 @@ class SamplerChain(SamplerHandle):
         Args:
             grammar: From `Sampler.grammar`; moved, the Python object given is spent afterwards.
             chain: A sampler that chooses; moved.
+            opening: Tokens that the prompt has of what the grammar describes.
+            waits: Let the grammar see nothing while a reasoning budget, the first member of the chain, is inside a
+                thought.
+            replay: Show the grammar the tag that ended a thought: it may be its trigger.
+            start: A token that opens a thought and may come before what the grammar describes.
 
         Raises:
-            InvalidArgumentError: The first one is no grammar, or the two belong to different models.
+            InvalidArgumentError: The first one is no grammar, the grammar does not take the opening, or the two belong
+                to different models.
             ClosedError: One of them is closed or spent; nothing was moved.
         """
         if grammar._item.kind != "grammar" or chain is grammar:
             raise InvalidArgumentError(f"{grammar!r} and {chain!r}", hint="give a Sampler.grammar(...) and a chain")
         if chain._item.model not in (None, grammar._item.model):
             raise InvalidArgumentError("the grammar and the chain belong to different models")
+        if (waits or replay) and (chain._item.kind != "chain" or not chain._item.items):
+            raise InvalidArgumentError(f"{chain!r} has no reasoning budget", hint="begin the chain with one")
+        tokens = [sampler_checks.token(token, grammar._n_vocab) for token in opening]
+        first_token = lib.LLAMA_TOKEN_NULL if start is None else sampler_checks.token(start, grammar._n_vocab)
         out = ffi.new("struct llama_sampler **")
         first = grammar._enter()
         try:
             second = chain._enter()
             try:
                 chain._require_unpinned()
-                status = lib.llc_sampler_constrained(first, second, out)
+                native = ffi.new("llama_token[]", tokens)
+                status = lib.llc_sampler_constrained(
+                    first, second, native, len(tokens), waits, replay, first_token, out
+                )
                 if status:
-                    raise_status(status, "making a constrained sampler", NativeError)
+                    raise_status(status, "the grammar does not take the opening of the reply", GrammarError)
                 item = Item("constrained", grammar._item.model, items=[grammar._item, chain._item])
                 made = cls(out[0], item)
                 grammar._become_spent()

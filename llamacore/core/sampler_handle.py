@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import (
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .model import Model
     from .sampler_candidates import Candidates, CandidatesLike
 
+_MOST_CANDIDATES = 4096  # from there on, sorting all tokens is no slower
 _NO_TOKEN = 2**31 - 1  # an id that no candidate has
 
 
@@ -39,16 +40,35 @@ class Item:
         model: Model whose vocabulary it reads or whose size it was made for.
         window: Tokens of history that it looks at.
         items: The members of a chain; of a constrained sampler the grammar and the chain.
+        lowers: How many logits it may lower, leaving all others as they are; None when it may do anything else.
+        keeps: It keeps this many of the most likely tokens; 0 when that is not what it does.
     """
 
     kind: str
     model: Model | None = None
     window: int = 0
     items: list[Item] = field(default_factory=list)
+    lowers: int | None = None
+    keeps: int = 0
 
     def copy(self) -> Item:
         """Return an independent copy, for a clone of the sampler."""
-        return Item(self.kind, self.model, self.window, [item.copy() for item in self.items])
+        return replace(self, items=[item.copy() for item in self.items])
+
+    def candidates(self) -> int:
+        """How many of the most likely tokens it has to be shown, because it would drop all others; 0 for all of them.
+
+        As many as its first member that cuts keeps, and one more for each logit that a member before may lower: such a
+        token makes room for the next one.
+        """
+        lowered = 0
+        for item in self.items if self.kind == "chain" else (self,):
+            if item.keeps:
+                return item.keeps + lowered if item.keeps + lowered <= _MOST_CANDIDATES else 0
+            if item.lowers is None:
+                return 0
+            lowered += item.lowers
+        return 0
 
 
 class SamplerHandle(Handle):
@@ -207,8 +227,8 @@ class SamplerHandle(Handle):
 
         Args:
             token: The token.
-            is_generated: Whether the model wrote it. Grammars skip a token of the prompt, as upstream's
-                `common_sampler_accept` does.
+            is_generated: Whether the model wrote it. Grammars and reasoning budgets skip a token of the prompt, as
+                upstream's `common_sampler_accept` does.
 
         Raises:
             SamplingError: A grammar does not allow it; `reset()` the sampler before it is used again.
@@ -221,7 +241,7 @@ class SamplerHandle(Handle):
                 self._accept(ptr, token)
             else:
                 for member, item in members(ptr, self._item):
-                    if item.kind != "grammar":
+                    if item.kind not in ("grammar", "reasoning_budget"):
                         self._accept(member, token)
         finally:
             self._unclaim()

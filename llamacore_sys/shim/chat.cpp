@@ -4,8 +4,11 @@
 #include "guard.h"
 #include "nesting.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <numeric>
+#include <vector>
 
 using llc::guarded;
 using json = common_json;
@@ -17,10 +20,66 @@ struct llc_chat_templates {
 
 namespace {
 
-// The engine recurses per nesting level of the template and per term of an expression, at most one for each byte.
+// The engine recurses per nesting level of the template and per term of an expression: at most once for each byte, which
+// takes less than 1300 bytes of stack on x86-64.
 constexpr size_t MAX_TEMPLATE_BYTES = 256 * 1024;
 constexpr size_t STACK_BASE         = 16 * 1024 * 1024;
 constexpr size_t STACK_PER_BYTE     = 4096;
+constexpr size_t MAX_STACK          = size_t{2} * 1024 * 1024 * 1024;
+constexpr size_t BYTES_PER_BLOCK    = 32; // what a nested block counts as
+
+// How deep one call of a macro may nest, in bytes of the template: its longest tag, inside of the blocks around it.
+size_t macro_depth(const std::string & source) {
+    size_t              longest = 0;
+    size_t              deepest = 0;
+    std::vector<size_t> blocks; // open ones; an `elif` is nested in what comes before it
+    for (size_t at = source.find('{'); at != std::string::npos && at + 1 < source.size(); at = source.find('{', at + 1)) {
+        const char kind = source[at + 1];
+        if (kind != '%' && kind != '{') {
+            continue;
+        }
+        const size_t start = at + 2;
+        size_t       size  = 0;
+        char         quote = 0;
+        for (at = start; at < source.size(); ++at) {
+            const char c = source[at];
+            if (c == '\\') {
+                ++at;
+            } else if (quote != 0) {
+                quote = c == quote ? 0 : quote;
+            } else if (c == '"' || c == '\'') {
+                quote = c;
+            } else if (c == (kind == '%' ? '%' : '}') && at + 1 < source.size() && source[at + 1] == '}') {
+                break;
+            }
+            size += quote == 0;
+        }
+        longest = std::max(longest, size);
+        if (kind != '%') {
+            continue;
+        }
+        const size_t      from = source.find_first_not_of("-+ \t\r\n", start);
+        const size_t      to   = source.find_first_not_of("abcdefghijklmnopqrstuvwxyz", std::min(from, source.size()));
+        const std::string word = from < at ? source.substr(from, to - from) : "";
+        if (word.compare(0, 3, "end") == 0) {
+            if (!blocks.empty()) {
+                blocks.pop_back();
+            }
+        } else if (word == "elif" && !blocks.empty()) {
+            ++blocks.back();
+        } else if (word != "else" && (word != "set" || source.substr(start, at - start).find('=') == std::string::npos)) {
+            blocks.push_back(1);
+        }
+        deepest = std::max(deepest, std::accumulate(blocks.begin(), blocks.end(), size_t{0}));
+    }
+    return longest + BYTES_PER_BLOCK * deepest;
+}
+
+size_t stack_for(const std::string & source) {
+    const bool   macros = source.find("macro") != std::string::npos;
+    const size_t depth  = std::max(source.size(), macros ? macro_depth(source) * (LLC_CHAT_MAX_MACROS + 1) : 0);
+    return STACK_BASE + STACK_PER_BYTE * depth;
+}
 
 common_chat_tool make_tool(const json & tool) {
     const auto & function = tool.at("function");
@@ -102,7 +161,10 @@ enum llc_status llc_chat_templates_new(
                                         std::to_string(MAX_TEMPLATE_BYTES) + " are taken");
         }
         auto made   = std::make_unique<llc_chat_templates>();
-        made->stack = STACK_BASE + STACK_PER_BYTE * text.size();
+        made->stack = stack_for(text);
+        if (made->stack > MAX_STACK) {
+            throw llc::invalid_argument("the macros of the chat template are too long or nest too deeply");
+        }
         llc::on_big_stack(made->stack, [&] {
             try {
                 made->templates = common_chat_templates_init(nullptr, text, bos_token, eos_token);

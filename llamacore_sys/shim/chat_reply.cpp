@@ -91,18 +91,33 @@ bool read(const chat_parser & parser, const std::string & input, common_peg_pars
     }
     mapper->from_ast(context.ast, result);
     found.covered = parser.generation_prompt.size();
-    context.ast.visit(result, [&](const common_peg_ast_node & node) {
-        if (node.tag.empty() || (node.tag == tags::REASONING_BLOCK && node.is_partial) || node.end < found.covered) {
-            return;
+    const auto cover = [&](size_t end, tail open) {
+        if (end >= found.covered) {
+            found.covered = end;
+            found.open    = open;
         }
-        found.covered = node.end;
-        found.open    = !node.is_partial                ? TAIL_OTHER
-                        : node.tag == tags::CONTENT     ? TAIL_CONTENT
-                        : node.tag == tags::REASONING   ? TAIL_REASONING
-                                                        : TAIL_OTHER;
+    };
+    size_t whole_call = 0;     // where the call that is visited ends, if it is complete
+    bool   named      = false; // a call without a name is not in the message
+    context.ast.visit(result, [&](const common_peg_ast_node & node) {
+        if (node.tag == tags::CONTENT || node.tag == tags::REASONING) {
+            cover(node.end, !node.is_partial                ? TAIL_OTHER
+                            : node.tag == tags::CONTENT     ? TAIL_CONTENT
+                                                            : TAIL_REASONING);
+        } else if (node.tag == tags::REASONING_BLOCK) {
+            cover(node.is_partial ? 0 : node.end, TAIL_OTHER);
+        } else if (node.tag == tags::TOOL) {
+            whole_call = node.is_partial ? 0 : node.end;
+            named      = false;
+        } else if (node.tag == tags::TOOL_NAME) {
+            named = true;
+            cover(std::max(whole_call, node.end), TAIL_OTHER);
+        } else if (!node.tag.empty() && named) {
+            cover(node.end, TAIL_OTHER);
+        }
     });
     if (result.success()) {
-        found.covered = input.size();
+        found.covered = std::max(found.covered, result.end); // not every format asks for the end of the text
     }
     if (found.covered != input.size()) {
         found.open = TAIL_OTHER;
@@ -146,8 +161,9 @@ json to_json(const std::vector<common_chat_msg_diff> & diffs) {
 
 // Stack that the parser needs for each bracket or tag that may open a level, measured generously.
 constexpr size_t STACK_PER_LEVEL  = 8192;
-constexpr size_t STACK_AT_HAND    = 128 * 1024; // what every thread has left
+constexpr size_t STACK_AT_HAND    = 256 * 1024; // by that measure: really less, which every thread has left
 constexpr size_t MAX_LEVELS       = 65536;
+constexpr size_t LONG_TEXT        = 64 * 1024;
 
 } // namespace
 
@@ -180,6 +196,7 @@ struct llc_chat_reply {
     size_t                             covered = 0;
     size_t                             levels  = 0; // brackets and tags that the input opens
     tail                               open    = TAIL_OTHER;
+    size_t                             read_at = 0;     // size of the input at the last reading
     bool                               lost    = false; // the text follows no format: the rest is content
 
     explicit llc_chat_reply(std::shared_ptr<const chat_parser> shared)
@@ -197,7 +214,13 @@ struct llc_chat_reply {
             return false;
         }
         bool ok = false;
-        const auto run = [&] { ok = ::read(*parser, input, flags, found); };
+        const auto run = [&] {
+            try {
+                ok = ::read(*parser, input, flags, found);
+            } catch (const std::runtime_error &) {
+                ok = false; // a reply that upstream fails on is one that follows no format
+            }
+        };
         const size_t stack = levels * STACK_PER_LEVEL;
         if (stack <= STACK_AT_HAND) {
             run();
@@ -244,8 +267,14 @@ struct llc_chat_reply {
         return std::none_of(text, text + length, [&](char c) { return parser->ends[static_cast<unsigned char>(c)]; });
     }
 
+    // Every reading starts at the beginning: of a long text only every 256th part of it is worth one.
+    bool waits() const {
+        return !lost && input.size() > LONG_TEXT && input.size() - read_at < input.size() / 256;
+    }
+
     std::vector<common_chat_msg_diff> push() {
         reading found;
+        read_at = input.size();
         if (lost || !read(COMMON_PEG_PARSE_FLAG_LENIENT, found)) {
             lost = true;
             open = TAIL_OTHER;
@@ -267,13 +296,10 @@ struct llc_chat_reply {
             return tell_rest();
         }
         reading whole;
-        if (read(COMMON_PEG_PARSE_FLAG_NONE, whole)) {
-            return tell(whole);
-        }
-        // cut off, or wrong at its end: what is left over is content
-        auto diffs = push();
+        const bool ended = read(COMMON_PEG_PARSE_FLAG_NONE, whole);
+        auto       diffs = ended ? tell(whole) : push(); // else it is cut off, or wrong at its end
         if (!lost) {
-            const auto rest = tell_rest();
+            const auto rest = tell_rest(); // what is left over is content
             diffs.insert(diffs.end(), rest.begin(), rest.end());
         }
         return diffs;
@@ -307,6 +333,10 @@ enum llc_status llc_chat_reply_push(
             (reply->open == TAIL_CONTENT ? reply->told.content : reply->told.reasoning_content) += more;
             reply->covered = reply->input.size();
             *kind          = reply->open;
+            return LLC_OK;
+        }
+        if (!last && reply->waits()) {
+            reply->open = TAIL_OTHER; // this text is told with the next reading
             return LLC_OK;
         }
         const auto diffs = last ? reply->finish() : reply->push();

@@ -185,10 +185,11 @@ LLC_API enum llc_status llc_chat_apply_template(
 /* sampling */
 
 LLC_API enum llc_status llc_sample(struct llama_sampler * sampler, struct llama_context * ctx, int32_t i, llama_token * token);
-/* row i of every triple is sampled with its own sampler; stops at the first failure, *n_done says how many were done */
+/* every row is sampled with its own sampler; stops at the first failure, *n_done says how many were done; where n_first is
+   above 0, the sampler is shown that many of the most likely tokens only, because it would drop all others */
 LLC_API enum llc_status llc_sample_batch(
         struct llama_context * ctx, size_t n, struct llama_sampler ** samplers, const int32_t * rows,
-        llama_token * tokens, size_t * n_done);
+        const int32_t * n_first, llama_token * tokens, size_t * n_done);
 LLC_API enum llc_status llc_sampler_apply(struct llama_sampler * sampler, llama_token_data_array * candidates);
 LLC_API enum llc_status llc_sampler_accept(struct llama_sampler * sampler, llama_token token);
 LLC_API enum llc_status llc_sampler_reset(struct llama_sampler * sampler);
@@ -244,21 +245,39 @@ LLC_API enum llc_status llc_sampler_grammar(
         const struct llama_vocab * vocab, const char * gbnf, const char * root,
         const char ** patterns, size_t n_patterns, const llama_token * tokens, size_t n_tokens,
         struct llama_sampler ** sampler);
-/* a grammar and a chain as one sampler, which owns both: the chain is tried without the grammar first */
+/* a grammar and a chain as one sampler, which owns both: the chain is tried without the grammar first. The grammar takes
+   the opening of the reply, which the prompt has. With `waits` it sees nothing while a reasoning budget, the first
+   member of the chain, is inside a thought; `start` opens one and may come before all (LLAMA_TOKEN_NULL for none); with
+   `replay` the grammar is shown the tag that ended a thought. When it fails, nothing was taken over. */
 LLC_API enum llc_status llc_sampler_constrained(
-        struct llama_sampler * grammar, struct llama_sampler * chain, struct llama_sampler ** sampler);
+        struct llama_sampler * grammar, struct llama_sampler * chain, const llama_token * opening, size_t n_opening,
+        bool waits, bool replay, llama_token start, struct llama_sampler ** sampler);
 /* part 0 is the grammar, part 1 the chain */
 LLC_API struct llama_sampler * llc_sampler_constrained_get(const struct llama_sampler * sampler, int32_t part);
+
+/* a budget for thoughts (upstream: common_reasoning_budget_init); n_tokens < 0 for none; opening: what the prompt has of
+   the reply */
+LLC_API enum llc_status llc_sampler_reasoning_budget(
+        const struct llama_vocab * vocab, const llama_token * start, size_t n_start, const llama_token * ends,
+        const size_t * end_lengths, size_t n_ends, const llama_token * forced, size_t n_forced, int32_t n_tokens,
+        const llama_token * opening, size_t n_opening, struct llama_sampler ** sampler);
+/* enum common_reasoning_budget_state of such a sampler, -1 for any other */
+LLC_API int32_t llc_sampler_reasoning_state(const struct llama_sampler * sampler);
+
 LLC_API enum llc_status llc_json_schema_to_gbnf(const char * json_schema, char ** gbnf);
 
 /* chat: upstream's common_chat; JSON is text in UTF-8 */
 
-enum { LLC_CHAT_MAX_REPLY = 16777216 }; /* bytes */
+enum {
+    LLC_CHAT_MAX_REPLY  = 16777216, /* bytes */
+    LLC_CHAT_MAX_MACROS = 100,
+};
 
 struct llc_chat_templates; /* what a template source means; may be used by several threads at once */
 struct llc_chat_parser;    /* how replies to one kind of request are read; never changes */
 struct llc_chat_reply;     /* a reply that is being read; keeps what it needs of the parser */
 
+/* the caller makes sure that at most LLC_CHAT_MAX_MACROS calls of macros are open at a time */
 LLC_API enum llc_status llc_chat_templates_new(
         const char * source, const char * bos_token, const char * eos_token, struct llc_chat_templates ** templates);
 LLC_API void            llc_chat_templates_free(struct llc_chat_templates * templates);

@@ -10,7 +10,8 @@ from samplers import CHOOSE, MAKERS
 
 from llamacore.core.context import Context
 from llamacore.core.model import Model
-from llamacore.core.sampler import Sampler, sample_batch
+from llamacore.core.sample_rows import RowSampler
+from llamacore.core.sampler import Sampler
 from llamacore.errors import (
     ClosedError,
     InvalidArgumentError,
@@ -156,7 +157,7 @@ def test_vocabulary_of_another_size(ctx: Context, tmp_path_factory: pytest.TempP
             with pytest.raises(InvalidArgumentError, match="vocabulary"):
                 sampler.sample(ctx)
             with pytest.raises(InvalidArgumentError, match="vocabulary"):
-                sample_batch(ctx, [sampler], [-1])
+                RowSampler(1).sample(ctx, [-1], [sampler])
 
 
 def test_another_model_with_the_same_vocabulary_is_fine(ctx: Context) -> None:

@@ -367,3 +367,47 @@ def test_a_chain_is_attached_once(model: Model) -> None:
     twin = chain.clone()
     with pytest.raises(InvalidArgumentError, match="two sequences"):
         model.context(n_ctx=256, n_seq_max=2, samplers={0: twin, 1: twin})
+
+
+# the most likely tokens alone
+
+
+CHAINS: dict[str, Callable[[Model], list[Sampler]]] = {
+    "top_k": lambda model: [Sampler.top_k(7), Sampler.temp(1.5), Sampler.dist(5)],
+    "penalties": lambda model: [Sampler.penalties(model, 16, 1.7, 0.5, 0.5), Sampler.top_k(5), Sampler.dist(5)],
+    "bias": lambda model: [
+        Sampler.logit_bias(model, {token: -50.0 for token in range(0, 90, 2)}),
+        Sampler.top_k(9),
+        Sampler.dist(5),
+    ],
+    "min_tokens": lambda model: [Sampler.min_tokens(30, list(range(40))), Sampler.top_k(4), Sampler.dist(5)],
+    "greedy": lambda model: [Sampler.penalties(model, 16, 1.7), Sampler.greedy()],
+    "more than there are": lambda model: [Sampler.top_k(4000), Sampler.dist(5)],
+    "raises": lambda model: [Sampler.logit_bias(model, {3: 4.0}), Sampler.top_k(5), Sampler.dist(5)],
+    "cuts by another rule": lambda model: [Sampler.top_p(0.5), Sampler.top_k(5), Sampler.dist(5)],
+}
+
+
+@pytest.mark.parametrize("kind", CHAINS)
+def test_many_rows_choose_as_one_does(ctx: Context, model: Model, kind: str) -> None:
+    """Showing a sampler the most likely tokens only, where it would drop the others, changes no choice."""
+    chain = Sampler.chain(*CHAINS[kind](model))
+    twin, rows = chain.clone(), RowSampler(1)
+    for number in range(60):
+        row = 4 + number % 2
+        assert rows.sample(ctx, [row], [chain]) == [twin.sample(ctx, row)]
+    shown = chain._item.candidates()
+    assert (shown == 0) == (kind in ("raises", "cuts by another rule"))
+
+
+def test_how_many_tokens_a_sampler_has_to_see(model: Model) -> None:
+    """As many as it keeps, and one more for each that may be lowered; all where that cannot be told."""
+    neutral = [Sampler.penalties(model, 64, 1.0), Sampler.top_n_sigma(-1.0), Sampler.temp(1.0)]
+    assert Sampler.chain(*neutral, Sampler.top_k(40), Sampler.dist())._item.candidates() == 40
+    assert Sampler.chain(Sampler.temp(2.0), Sampler.top_k(40))._item.candidates() == 0  # it scales them all
+    assert Sampler.chain(Sampler.penalties(model, 64, 1.1), Sampler.top_k(40))._item.candidates() == 104
+    assert Sampler.chain(Sampler.penalties(model, 64, 0.9), Sampler.top_k(40))._item.candidates() == 0
+    assert Sampler.chain(Sampler.top_k(0), Sampler.dist())._item.candidates() == 0
+    assert Sampler.chain(Sampler.top_k(10**6), Sampler.dist())._item.candidates() == 0
+    assert Sampler.dist()._item.candidates() == 0
+    assert Sampler.greedy()._item.candidates() == 1
