@@ -17,6 +17,7 @@ from tools.model import ModelConfig
 from tools.tokenizer import train as train_tokenizer
 from tools.train import TrainConfig, train
 
+VOCABULARY = Path(__file__).with_name("vocabulary.json")
 BUNDLED = Path(__file__).parent.parent / "llamacore" / "data" / "llamacore-demo-q8_0.gguf"
 
 
@@ -27,12 +28,13 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder of the checkpoint and of the F32 file")
     parser.add_argument("--output", type=Path, default=BUNDLED, help="the Q8_0 file to write")
     parser.add_argument("--seed", type=int, default=default.seed)
+    parser.add_argument("--new-vocabulary", action="store_true", help="train one instead of taking the one kept here")
     parser.add_argument("--steps", type=int, default=default.steps)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
 
     shape = ModelConfig()
-    vocabulary = options.work / "tokenizer.json"
+    vocabulary = options.work / "tokenizer.json" if options.new_vocabulary else VOCABULARY
     if not vocabulary.exists():
         train_tokenizer(shape.n_vocab).save(str(vocabulary))
     tokenizer = Tokenizer.from_file(str(vocabulary))
