@@ -9,7 +9,6 @@ import argparse
 import json
 import os
 import random
-import re
 import socket
 import statistics
 import subprocess
@@ -129,15 +128,13 @@ def server(tools: Path, model: Path, n_threads: int) -> Iterator[Any]:
 def batch_bench(tools: Path, model: Path, n_threads: int) -> dict[int, tuple[float, float]]:
     """Of llama-batched-bench: generated tokens per second over all of the time, and of its generation alone."""
     time.sleep(SETTLE_SECONDS)
-    command = [str(tools / "llama-batched-bench"), "-m", str(model), "-t", str(n_threads), "-c", str(256 * max(STREAMS))]
+    command = [str(tools / "llama-batched-bench"), "-m", str(model), "-t", str(n_threads)]
+    command += ["-c", str(256 * max(STREAMS))]
     command += ["-npp", str(N_SHARED + N_OWN), "-ntg", str(N_PREDICT), "-npl", ",".join(map(str, STREAMS))]
+    command += ["--output-format", "jsonl"]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    rates = {}
-    for line in output.splitlines():
-        row = [float(cell) for cell in re.findall(r"[-\d.]+", line)]
-        if line.startswith("|") and len(row) == 10:  # PP TG B N_KV T_PP S_PP T_TG S_TG T S
-            rates[int(row[2])] = (row[1] * row[2] / row[8], row[7])
-    return rates
+    rows = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    return {row["pl"]: (row["tg"] * row["pl"] / row["t"], row["speed_tg"]) for row in rows}
 
 
 def throughput(options: argparse.Namespace, tools: Path) -> dict[int, dict[str, float]]:

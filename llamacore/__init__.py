@@ -2,13 +2,15 @@
 
 Layout, arrows pointing down:
     cli/                   the commands, one file each
-    llama.py               Llama, the facade
-    engine/                requests in, text out
-    chat/                  templates
-    sampling.py            how tokens are chosen
+    pool/ managed/         several models
+    llama/                 Llama, the facade
+    openai/                the OpenAI API's requests and responses
+    engine/                requests in, text out: scheduler, prefix cache, embedding, scoring
+    chat/                  templates, replies, tools, structured output, conversations
+    sampling.py presets.py how tokens are chosen
     core/                  owned native objects, one C concept a file; core/_native.py alone sees llamacore_sys
     params.py errors.py    what can be asked for, and what can go wrong
-    gguf.py hub.py         reading and finding model files
+    gguf/ hub.py           reading and finding model files
     testing/               tiny models for tests, ours and yours
     llamacore_sys          ffi and lib over the shared libraries
 
@@ -24,6 +26,16 @@ __version__ = "0.1.0"
 
 _HOME = {
     "llamacore.llama": ("Llama",),
+    "llamacore.llama._chat_records": ("ChatChunk", "ChatReply"),
+    "llamacore.managed": ("ManagedModel", "ModelRegistry"),
+    "llamacore.pool": ("LlamaPool",),
+    "llamacore.engine.embedding": ("Embedder", "RerankResult"),
+    "llamacore.engine.scoring": ("Score", "Scorer"),
+    "llamacore.engine.infill": ("InfillFile",),
+    "llamacore.chat.conversation": ("Conversation",),
+    "llamacore.chat.message": ("ChatMessage", "ToolCall"),
+    "llamacore.chat.structured": ("output_format",),
+    "llamacore.chat.tools": ("Tool",),
     "llamacore.engine.engine": ("Engine", "EngineParams"),
     "llamacore.engine.generation": ("Generation",),
     "llamacore.engine.records": ("Chunk", "Completion", "TokenLogprob", "Timings", "Usage"),
@@ -45,7 +57,8 @@ _HOME = {
         "AbortedError", "AdapterError", "BrokenError", "BusyError", "ClosedError", "ContextError", "ContextFullError", "DecodeError",
         "GrammarError", "IncompleteOutputError", "InvalidArgumentError", "InvalidModelError", "LlamaCoreError", "LoadCancelledError",
         "ModelLoadError", "ModelNotFoundError", "NativeError", "NoKvSlotError", "OutOfMemoryError", "OutOfRangeError",
-        "OutputError", "QuantizeError", "QueueFullError", "SamplingError", "StateError", "StructuredOutputError", "TemplateError", "ToolError", "UnsupportedError",
+        "OutputError", "QuantizeError", "QueueFullError", "SamplingError", "StateError",
+        "StructuredOutputError", "TemplateError", "ToolError", "UnsupportedError",
     ),
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
@@ -66,7 +79,12 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
+    from .chat.conversation import Conversation as Conversation
+    from .chat.message import ChatMessage as ChatMessage
+    from .chat.message import ToolCall as ToolCall
+    from .chat.structured import output_format as output_format
     from .chat.template import ChatTemplate as ChatTemplate
+    from .chat.tools import Tool as Tool
     from .core.adapters import LoraAdapter as LoraAdapter
     from .core.batch import Batch as Batch
     from .core.capture import TensorCapture as TensorCapture
@@ -79,9 +97,12 @@ if TYPE_CHECKING:
     from .core.state import StateFlags as StateFlags
     from .core.vocab import TokenAttr as TokenAttr
     from .core.vocab import Vocab as Vocab
+    from .engine.embedding import Embedder as Embedder
+    from .engine.embedding import RerankResult as RerankResult
     from .engine.engine import Engine as Engine
     from .engine.engine import EngineParams as EngineParams
     from .engine.generation import Generation as Generation
+    from .engine.infill import InfillFile as InfillFile
     from .engine.records import Chunk as Chunk
     from .engine.records import Completion as Completion
     from .engine.records import Timings as Timings
@@ -89,10 +110,17 @@ if TYPE_CHECKING:
     from .engine.records import Usage as Usage
     from .engine.request import GenerationParams as GenerationParams
     from .engine.request import Request as Request
+    from .engine.scoring import Score as Score
+    from .engine.scoring import Scorer as Scorer
     from .engine.stats import EngineEvent as EngineEvent
     from .engine.stats import EngineStats as EngineStats
     from .errors import *  # noqa: F403
     from .llama import Llama as Llama
+    from .llama._chat_records import ChatChunk as ChatChunk
+    from .llama._chat_records import ChatReply as ChatReply
+    from .managed import ManagedModel as ManagedModel
+    from .managed import ModelRegistry as ModelRegistry
     from .params import ContextParams as ContextParams
     from .params import ModelParams as ModelParams
+    from .pool import LlamaPool as LlamaPool
     from .sampling import SamplingParams as SamplingParams

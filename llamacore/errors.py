@@ -17,7 +17,7 @@ LlamaCoreError
 │   └── AbortedError                               cancelled while it computed
 ├── StructuredOutputError     (ValueError)         a reply is not what its response format asks for
 │   └── IncompleteOutputError                      it was cut off before its end
-├── ToolError                 (RuntimeError)       a tool cannot be made, called, or asked for again
+├── ToolError                 (RuntimeError)       a tool cannot be called, or is called without end
 ├── SamplingError             (RuntimeError)       a sampler chain selected no token
 ├── StateError                (RuntimeError)       a saved state does not fit or is damaged
 ├── AdapterError              (RuntimeError)       LoRA adapter or control vector that does not fit
@@ -134,7 +134,13 @@ class IncompleteOutputError(StructuredOutputError):
 
 
 class ToolError(LlamaCoreError, RuntimeError):
-    """A tool cannot be made of what was given, cannot be called with these arguments, or was called too often."""
+    """A tool cannot be called with these arguments, or a model calls tools and never answers.
+
+    Attributes:
+        reply: The last reply (`llamacore.llama.ChatReply`) when a model never answered, else None.
+    """
+
+    reply: object = None
 
 
 class SamplingError(LlamaCoreError, RuntimeError):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from .core import sampler_checks
 from .core.grammar import Schema, json_schema_to_gbnf
+from .core.reasoning import opening_tokens, reasoning_budget
 from .core.sampler import DEFAULT_SEED, DRY_SEQUENCE_BREAKERS, Sampler
 from .core.sampler_checks import probability, real, whole
 from .errors import InvalidArgumentError
@@ -133,6 +134,13 @@ class SamplingParams:
         grammar_lazy: Let the grammar wait for a trigger.
         grammar_triggers: What it waits for.
         json_schema: JSON schema that the text must follow, instead of a grammar.
+        grammar_type: "user" for a grammar of the answer, which waits while the model thinks; "output_format" and
+            "tool_calls" for one of the whole reply, `generation_prompt` included, as upstream derives it.
+        generation_prompt: What the prompt has of the reply.
+        reasoning_budget_tokens: Tokens that a thought may have before it is ended; -1 for no limit.
+        reasoning_budget_start_tag: What opens a thought.
+        reasoning_budget_end_tags: What ends one; the first is what is written when the budget is used up.
+        reasoning_budget_message: Written before that.
         no_perf: Skip the time measurement behind `Sampler.perf`.
     """
 
@@ -169,6 +177,12 @@ class SamplingParams:
     grammar_lazy: bool = False
     grammar_triggers: Sequence[GrammarTrigger] = ()
     json_schema: Schema | None = None
+    grammar_type: Literal["user", "output_format", "tool_calls"] = "user"
+    generation_prompt: str = ""
+    reasoning_budget_tokens: int = -1
+    reasoning_budget_start_tag: str = ""
+    reasoning_budget_end_tags: Sequence[str] = ()
+    reasoning_budget_message: str = ""
     no_perf: bool = False
 
     def __post_init__(self) -> None:
@@ -204,6 +218,18 @@ class SamplingParams:
             raise InvalidArgumentError("grammar_triggers are for a lazy grammar", hint="set grammar_lazy=True as well")
         if self.grammar_lazy and self.grammar is None and self.json_schema is None:
             raise InvalidArgumentError("grammar_lazy without a grammar", hint="give grammar or json_schema as well")
+        if self.grammar_type not in ("user", "output_format", "tool_calls"):
+            raise InvalidArgumentError(
+                f"grammar_type={self.grammar_type!r}", hint="use user, output_format or tool_calls"
+            )
+        whole("reasoning_budget_tokens", self.reasoning_budget_tokens, -1)
+        if isinstance(self.reasoning_budget_end_tags, str):
+            raise InvalidArgumentError("reasoning_budget_end_tags is one string", hint="give a list of tags")
+        if self.reasoning_budget_tokens >= 0 and not self._has_thoughts:
+            raise InvalidArgumentError(
+                "a reasoning budget without the tags of a thought",
+                hint="a model whose chat format has none does not think",
+            )
 
     @classmethod
     def for_model(cls, model: Model, **options: Unpack[SamplingOptions]) -> SamplingParams:
@@ -245,16 +271,18 @@ class SamplingParams:
             OutOfRangeError: `logit_bias` has a token that the model does not have.
         """
         made: list[Sampler] = []
+        grammar = self.grammar if self.json_schema is None else json_schema_to_gbnf(self.json_schema)
         try:
+            opening = opening_tokens(model, self.generation_prompt)
+            made += self._budget(model, opening, waits=grammar is not None and self._grammar_waits)
             made += self._biases(model)
             if min_tokens:
                 made.append(Sampler.min_tokens(min_tokens, eog_tokens(model)))
             made += self._mirostat(model) if self.mirostat else self._selection(model)
             made = [Sampler.chain(*made, no_perf=self.no_perf)]
-            grammar = self.grammar if self.json_schema is None else json_schema_to_gbnf(self.json_schema)
             if grammar is not None:
                 made.append(self._grammar(model, grammar))
-                return Sampler.constrained(made[1], made[0])
+                return self._constrained(model, made[1], made[0], opening)
             return made[0]
         except BaseException:
             for sampler in made:
@@ -268,6 +296,41 @@ class SamplingParams:
             trigger_patterns=[t.pattern for t in self.grammar_triggers if t.type != "token"],
             trigger_tokens=[int(t.value) for t in self.grammar_triggers if t.type == "token"],
         )
+
+    @property
+    def _has_thoughts(self) -> bool:
+        return bool(self.reasoning_budget_start_tag and self.reasoning_budget_end_tags)
+
+    @property
+    def _grammar_waits(self) -> bool:
+        """Whether the grammar leaves thoughts alone: one of the whole reply describes them too, unless it is lazy."""
+        return self._has_thoughts and (self.grammar_lazy or self.grammar_type == "user")
+
+    def _constrained(self, model: Model, grammar: Sampler, chain: Sampler, opening: Sequence[int]) -> Sampler:
+        lazy, waits = self.grammar_lazy, self._grammar_waits
+        tag = opening_tokens(model, self.reasoning_budget_start_tag) if waits and not lazy else []
+        return Sampler.constrained(
+            grammar,
+            chain,
+            opening=() if lazy or self.grammar_type == "user" else opening,
+            waits=waits,
+            replay=waits and lazy,
+            start=tag[0] if len(tag) == 1 else None,
+        )
+
+    def _budget(self, model: Model, opening: Sequence[int], *, waits: bool) -> list[Sampler]:
+        if not waits and self.reasoning_budget_tokens < 0:
+            return []
+        return [
+            reasoning_budget(
+                model,
+                self.reasoning_budget_start_tag,
+                self.reasoning_budget_end_tags,
+                n_tokens=self.reasoning_budget_tokens,
+                message=self.reasoning_budget_message,
+                opening=opening,
+            )
+        ]
 
     def _biases(self, model: Model) -> list[Sampler]:
         bias = dict(self.logit_bias)
@@ -348,6 +411,12 @@ class SamplingOptions(TypedDict, total=False):
     grammar_lazy: bool
     grammar_triggers: Sequence[GrammarTrigger]
     json_schema: Schema | None
+    grammar_type: Literal["user", "output_format", "tool_calls"]
+    generation_prompt: str
+    reasoning_budget_tokens: int
+    reasoning_budget_start_tag: str
+    reasoning_budget_end_tags: Sequence[str]
+    reasoning_budget_message: str
     no_perf: bool
 
 

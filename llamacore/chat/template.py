@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import copy
+import functools
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from ..errors import TemplateError, UnsupportedError
+from ..errors import InvalidArgumentError, TemplateError, UnsupportedError
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -19,19 +20,6 @@ Message = Mapping[str, Any]
 
 # Written into control tokens that a user typed, and taken out again by tokenize(): a noncharacter, never in real text.
 _BREAK = "\ufdd0"
-
-
-def _raise_exception(message: str) -> NoReturn:
-    raise TemplateError(f"the chat template refuses the conversation: {message}")
-
-
-def _tojson(value: Any, indent: int | None = None, **_: Any) -> str:
-    # not jinja2's own filter, which escapes HTML; further keywords are those of json.dumps that change nothing here
-    return json.dumps(value, ensure_ascii=False, indent=indent)
-
-
-def _strftime_now(pattern: str) -> str:
-    return datetime.now().strftime(pattern)
 
 
 class ChatTemplate:
@@ -47,6 +35,8 @@ class ChatTemplate:
     """
 
     def __init__(self, source: str, *, bos_token: str = "", eos_token: str = "") -> None:
+        if not isinstance(source, str):
+            raise InvalidArgumentError(f"the chat template is a {type(source).__name__}", hint="give its source")
         self.source = source
         self.bos_token = bos_token
         self.eos_token = eos_token
@@ -74,6 +64,7 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         enable_thinking: bool | None = None,
         variables: Mapping[str, Any] | None = None,
+        now: datetime | None = None,
     ) -> str:
         """Write the prompt for a conversation.
 
@@ -83,55 +74,69 @@ class ChatTemplate:
             add_generation_prompt: Open the assistant's turn at the end.
             enable_thinking: Passed to the template when it is not None.
             variables: Further names for the template.
+            now: The time that `strftime_now` tells; None for the time of the call.
 
         Raises:
-            TemplateError: The template refuses the conversation or fails.
+            TemplateError: The template refuses the conversation or fails; the message has its line.
         """
-        import jinja2
+        from ._jinja import NoTools
 
+        clock = now if now is not None else datetime.now()
+        conversation, listed = [dict(message) for message in messages], [dict(tool) for tool in tools or ()]
+        if ".append(" in self.source or ".pop(" in self.source:  # it may do so to what it is given
+            conversation, listed = copy.deepcopy(conversation), copy.deepcopy(listed)
         names: dict[str, Any] = {
-            "messages": [dict(message) for message in messages],
-            "tools": [dict(tool) for tool in tools] if tools else None,
+            "messages": conversation,
+            "tools": listed or NoTools(name="tools"),
             "add_generation_prompt": add_generation_prompt,
             "bos_token": self.bos_token,
             "eos_token": self.eos_token,
+            "strftime_now": clock.strftime,
             **({} if enable_thinking is None else {"enable_thinking": enable_thinking}),
             **(variables or {}),
         }
         try:
             return self._template.render(names)
-        except TemplateError:
-            raise
-        except (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError, RecursionError) as exc:
+        except Exception as exc:  # a template can fail in any way that Python code can
+            number, line = _place(exc, self.source)
+            if isinstance(exc, TemplateError):
+                raise TemplateError(f"{exc.message} (line {number}: {line})") from None
             raise TemplateError(
-                f"the chat template fails at line {_line(exc)}: {exc}", hint="check the messages against what it reads"
+                f"the chat template fails at line {number} ({line}): {str(exc) or type(exc).__name__}",
+                hint="check the messages against what it reads",
             ) from exc
 
 
-def _line(exc: BaseException) -> int | str:
+def _place(exc: BaseException, source: str) -> tuple[int, str]:
     """The line of the template in which an exception was raised: jinja2 gives template frames the name <template>."""
-    line: int | str = "?"
+    number = 0
     trace = exc.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == "<template>":
-            line = trace.tb_lineno
+            number = trace.tb_lineno
         trace = trace.tb_next
-    return line
+    return number, _line(source, number)
 
 
+def _line(source: str, number: int) -> str:
+    lines = source.splitlines()
+    text = lines[number - 1].strip() if 0 < number <= len(lines) else ""
+    return text if len(text) <= 100 else text[:99] + "…"
+
+
+@functools.lru_cache(maxsize=32)
 def _compile(source: str) -> Template:
     import jinja2
-    from jinja2.ext import loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-    environment.filters["tojson"] = _tojson
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = _strftime_now
+    from ._jinja import environment
+
     try:
-        return environment.from_string(source)
+        return environment().from_string(source)
     except jinja2.TemplateSyntaxError as exc:
-        raise TemplateError(f"the chat template does not parse, line {exc.lineno}: {exc.message}") from exc
+        line = _line(source, exc.lineno)
+        raise TemplateError(f"the chat template does not parse, line {exc.lineno} ({line}): {exc.message}") from exc
+    except (RecursionError, MemoryError, SyntaxError, ValueError, OverflowError) as exc:
+        raise TemplateError(f"the chat template is more than Python can compile: {exc}") from exc
 
 
 def control_texts(vocab: Vocab) -> list[str]:

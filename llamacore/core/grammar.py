@@ -88,6 +88,20 @@ def json_schema_to_gbnf(schema: Schema) -> str:
     Raises:
         GrammarError: The schema is no JSON, is too large or too deep, or says something that upstream cannot express.
     """
+    schema = checked_schema(schema)
+    try:
+        raw = json.dumps(schema, allow_nan=False, default=dict).encode()
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise GrammarError(f"the JSON schema is not valid JSON: {exc}") from exc
+    return _convert(raw)
+
+
+def checked_schema(schema: Schema) -> Mapping[str, Any]:
+    """Return a JSON schema as an object, once it is known that upstream's recursive converter can take it.
+
+    Raises:
+        GrammarError: It is no JSON object, or is too large or too deep.
+    """
     if isinstance(schema, str):
         try:
             schema = json.loads(schema)
@@ -96,11 +110,7 @@ def json_schema_to_gbnf(schema: Schema) -> str:
     if not isinstance(schema, Mapping):
         raise GrammarError(f"the JSON schema is a {type(schema).__name__}", hint="give an object, or its JSON text")
     _SchemaWalk(schema).check()
-    try:
-        raw = json.dumps(schema, allow_nan=False, default=dict).encode()
-    except (TypeError, ValueError, RecursionError) as exc:
-        raise GrammarError(f"the JSON schema is not valid JSON: {exc}") from exc
-    return _convert(raw)
+    return schema
 
 
 @functools.lru_cache(maxsize=32)

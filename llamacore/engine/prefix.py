@@ -9,15 +9,14 @@ windows) are kept at checkpoints besides: partial states at certain lengths of t
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..core.state import StateFlags
 from ..errors import BrokenError, ClosedError, LlamaCoreError, NoKvSlotError, OutOfMemoryError, StateError
+from .cached_text import Adapters, CachedText, CacheStats, now
 from .radix import RadixTree
 from .snapshots import Snapshot, SnapshotFolder
 
@@ -25,63 +24,7 @@ if TYPE_CHECKING:
     from ..core.adapters import LoraAdapter
     from ..core.context import Context
 
-Adapters = frozenset[tuple["LoraAdapter", float]]
-"""LoRA adapters with their scales: a state depends on them."""
-
 _log = logging.getLogger("llamacore.engine")
-_clock = itertools.count(1)
-
-
-@dataclass(eq=False)
-class CachedText:
-    """A text and where its state is: in a sequence, in host memory, or in a file.
-
-    Attributes:
-        key: The LoRA adapters it is computed with.
-        tokens: The tokens that are computed.
-        seq: The sequence that holds them, None when none does.
-        running: Somebody is generating in that sequence.
-        shared: Cells of the memory are shared with another sequence.
-        checkpoints: Partial states by the number of tokens they stand after.
-        state: The whole state, in host memory.
-        file: The file that has it.
-        used: When it was used last, as a running number.
-    """
-
-    key: Adapters
-    tokens: list[int] = field(default_factory=list)
-    seq: int | None = None
-    running: bool = False
-    shared: bool = False
-    checkpoints: dict[int, bytes] = field(default_factory=dict)
-    state: bytes | None = None
-    file: Path | None = None
-    used: int = field(default_factory=lambda: next(_clock))
-
-
-@dataclass
-class CacheStats:
-    """What the prefix cache did and holds.
-
-    Attributes:
-        hits: Prompts of which a beginning was found.
-        misses: Prompts of which nothing was found.
-        reused_tokens: Prompt tokens that were not computed again.
-        restores: Hits that came from host memory or from a file.
-        evictions: Texts that lost their sequence.
-        texts: Texts that are known now.
-        host_bytes: Bytes of snapshots and checkpoints in host memory now.
-        host_peak_bytes: The most that they were.
-    """
-
-    hits: int = 0
-    misses: int = 0
-    reused_tokens: int = 0
-    restores: int = 0
-    evictions: int = 0
-    texts: int = 0
-    host_bytes: int = 0
-    host_peak_bytes: int = 0
 
 
 class PrefixCache:
@@ -158,7 +101,7 @@ class PrefixCache:
             text = CachedText(key)
             self._settle(text, self._claim_sequence())
         text.running = True
-        text.used = next(_clock)
+        text.used = now()
         return text, parting
 
     def _find(self, prompt: Sequence[int], key: Adapters) -> tuple[CachedText | None, int, int]:
@@ -184,7 +127,7 @@ class PrefixCache:
 
     def _take(self, source: CachedText, usable: int) -> CachedText:
         """A text in a sequence of its own that holds the first `usable` tokens of `source`."""
-        source.used = next(_clock)
+        source.used = now()
         if source.seq is None:
             return self._restore(source, usable)
         if not source.running and (usable == len(source.tokens) or not (self._free or self._idle_but(source))):
@@ -299,7 +242,7 @@ class PrefixCache:
     def release(self, text: CachedText, *, keep: bool) -> None:
         """Give a sequence back; its text stays known, if it is as the model computed it."""
         text.running = False
-        text.used = next(_clock)
+        text.used = now()
         if keep and text.tokens:
             self._tree(text.key).insert(text, text.tokens)
         else:
@@ -401,7 +344,7 @@ class PrefixCache:
     def _limit(self) -> None:
         """Drop the least recently used snapshots and checkpoints that are too many."""
         texts = sorted((text for tree in self._trees.values() for text in tree.items()), key=lambda text: text.used)
-        sizes = {id(data): len(data) for text in texts for data in _host_data(text)}
+        sizes = {id(data): len(data) for text in texts for data in text.host_data()}
         total = sum(sizes.values())
         self.stats.host_peak_bytes = max(self.stats.host_peak_bytes, total)
         for text in texts:
@@ -413,7 +356,7 @@ class PrefixCache:
                 text.state, text.checkpoints = None, {}
             else:
                 text.checkpoints = {}
-            total = sum({id(data): len(data) for other in texts for data in _host_data(other)}.values())
+            total = sum({id(data): len(data) for other in texts for data in other.host_data()}.values())
         self.stats.host_bytes = total
 
     def clear(self) -> None:
@@ -445,7 +388,3 @@ class PrefixCache:
                     self._folder.save(Snapshot(text.tokens, state, text.checkpoints))
                     saved += 1
         return saved
-
-
-def _host_data(text: CachedText) -> list[bytes]:
-    return [*text.checkpoints.values(), *([text.state] if text.state is not None else [])]

@@ -11,7 +11,7 @@ from .text import PieceTable, TextAssembler
 if TYPE_CHECKING:
     from ..core.sampler import Sampler
     from .generation import Mailbox
-    from .prefix import CachedText
+    from .cached_text import CachedText
     from .request import Request
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from ..core.batch import Batch
 from ..core.sample_rows import RowSampler
 from ..errors import AbortedError, BusyError, ClosedError, ContextFullError, LlamaCoreError, NoKvSlotError
-from .prefix import Adapters, PrefixCache
+from .cached_text import Adapters
+from .prefix import PrefixCache
 from .sample import Job, Sample
 from .stats import EngineEvent, EventKind, Meter
 

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Literal
 
-from .prefix import CacheStats
+from .cached_text import CacheStats
 
 EventKind = Literal["submitted", "started", "first_token", "finished", "failed", "preempted", "shifted"]
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..chat.template import ChatTemplate, Message, control_texts, protect, tokenize
 from ..core.model import Model, Progress
 from ..engine.engine import Engine, EngineParams
 from ..engine.generation import Generation
 from ..engine.records import Completion
 from ..engine.request import GenerationParams, Request
+from ..errors import UnsupportedError
 from ..hub import demo_model_path
 from ..params import ContextParams, FlashAttn, GpuLayers, ModelParams, StrPath, merge
 from ..sampling import SamplingParams
@@ -91,25 +91,35 @@ class LlamaBase:
                 n_ctx=n_ctx, n_batch=n_batch, n_ubatch=n_ubatch, n_threads=n_threads, n_threads_batch=n_threads_batch,
                 flash_attn=flash_attn, type_k=type_k, type_v=type_v, n_seq_max=n_parallel, n_outputs_max=n_parallel,
             )  # fmt: skip
-            context = self.model.context(merge(context_params or defaults, given))
-            try:
-                self.engine = Engine(context, engine_params, model_name=self.name)
-            except BaseException:
-                context.close()
-                raise
+            self._context = self.model.context(merge(context_params or defaults, given))
+            self._engine: Engine | None = None
+            if self._context.memory.present and not self.model.has_encoder:
+                self._engine = Engine(self._context, engine_params, model_name=self.name)
         except BaseException:
             if self._owns_model:
                 self.model.close()
             raise
         self._loras: dict[LoraAdapter, float] = {}
         self._chat_template_source = chat_template
-        self._template: ChatTemplate | None = None
-        self._controls: list[str] | None = None
+
+    @property
+    def engine(self) -> Engine:
+        """What generates.
+
+        Raises:
+            UnsupportedError: The model has an encoder: it embeds and ranks, but generates nothing here.
+        """
+        if self._engine is None:
+            raise UnsupportedError(
+                f"{self.name} has an encoder and does not generate text here",
+                hint="use embed() or rerank(), or Context.encode() and decode() for translation models",
+            )
+        return self._engine
 
     @property
     def context(self) -> Context:
         """The engine's context; only the engine computes with it, see `Engine.call`."""
-        return self.engine.context
+        return self._context
 
     @property
     def name(self) -> str:
@@ -182,49 +192,18 @@ class LlamaBase:
         """Compute one token and forget it, so that the first request does not pay for page faults."""
         self.generate([self.model.vocab.bos or 0], max_tokens=1, cache_prompt=False)
 
-    def chat_prompt(
-        self,
-        messages: Sequence[Message],
-        *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        add_generation_prompt: bool = True,
-        enable_thinking: bool | None = None,
-    ) -> list[int]:
-        """Write a conversation as the model's chat template does, as tokens for `generate` or `stream`.
-
-        Control tokens that a user or a tool wrote into a message stay plain text.
-
-        Args:
-            messages: Each with "role" and "content".
-            tools: Tool definitions in the OpenAI API's form.
-            add_generation_prompt: Open the assistant's turn at the end.
-            enable_thinking: For templates that know it; None for the template's own default.
-
-        Raises:
-            UnsupportedError: The model has no chat template.
-            TemplateError: The template refuses the conversation.
-        """
-        if self._template is None:
-            self._template = ChatTemplate.of(self.model, self._chat_template_source)
-            self._controls = control_texts(self.model.vocab)
-        foreign = ("user", "tool")
-        safe = [protect(m, self._controls or ()) if m.get("role") in foreign else m for m in messages]
-        prompt = self._template.render(
-            safe, tools=tools, add_generation_prompt=add_generation_prompt, enable_thinking=enable_thinking
-        )
-        # templates write BOS themselves where a model wants one
-        return tokenize(self.model.vocab, prompt, add_special=self._template.bos_token not in prompt[:64])
-
     def close(self) -> None:
         """End what is running; free the context, and the model if it was loaded here. Doing it again does nothing."""
-        self.engine.close()
+        if self._engine is not None:
+            self._engine.close()
+        self._context.close()
         if self._owns_model:
             self.model.close()
 
     @property
     def closed(self) -> bool:
         """Whether it was closed."""
-        return self.engine.closed
+        return self._context.closed
 
     def __enter__(self) -> Self:
         return self

@@ -107,6 +107,46 @@ common_chat_templates_inputs make_inputs(const char * text) {
     return inputs;
 }
 
+// Upstream's engine explains itself in several lines, the cause last.
+std::string one_line(const std::string & text) {
+    constexpr size_t HEAD = 100;
+    constexpr size_t TAIL = 200;
+    std::string line;
+    for (const char c : text) {
+        const bool space = std::strchr(" \t\r\n^", c) != nullptr && c != 0;
+        if (!space) {
+            line += c;
+        } else if (!line.empty() && line.back() != ' ') {
+            line += ' ';
+        }
+    }
+    if (line.size() <= HEAD + TAIL) {
+        return line;
+    }
+    const auto whole = [&](size_t at) { // not inside a character
+        while (at < line.size() && (static_cast<unsigned char>(line[at]) & 0xC0) == 0x80) {
+            ++at;
+        }
+        return at;
+    };
+    return line.substr(0, whole(HEAD)) + " … " + line.substr(whole(line.size() - TAIL));
+}
+
+// Runs upstream's engine with room to recurse.
+template <typename Body> void run_engine(size_t stack, Body && body) {
+    try {
+        llc::on_big_stack(stack, body);
+    } catch (const llc::invalid_argument &) {
+        throw;
+    } catch (const llc::ggml_aborted &) {
+        throw;
+    } catch (const std::runtime_error & e) {
+        throw std::runtime_error(one_line(e.what()));
+    } catch (const std::logic_error & e) { // std::invalid_argument among them
+        throw std::runtime_error(one_line(e.what()));
+    }
+}
+
 const char * trigger_type(common_grammar_trigger_type type) {
     switch (type) {
         case COMMON_GRAMMAR_TRIGGER_TYPE_TOKEN:        return "token";
@@ -165,7 +205,7 @@ enum llc_status llc_chat_templates_new(
         if (made->stack > MAX_STACK) {
             throw llc::invalid_argument("the macros of the chat template are too long or nest too deeply");
         }
-        llc::on_big_stack(made->stack, [&] {
+        run_engine(made->stack, [&] {
             try {
                 made->templates = common_chat_templates_init(nullptr, text, bos_token, eos_token);
             } catch (const std::exception &) {
@@ -206,7 +246,7 @@ enum llc_status llc_chat_apply(
     *parser = nullptr;
     return guarded([&] {
         const auto given = make_inputs(inputs);
-        llc::on_big_stack(templates->stack, [&] {
+        run_engine(templates->stack, [&] {
             const auto made = common_chat_templates_apply(templates->templates.get(), given);
             auto       ref  = std::make_unique<llc_chat_parser>();
             ref->shared     = llc::make_chat_parser(made);

@@ -206,7 +206,8 @@ struct llc_chat_reply {
     }
 
     void count_levels(const std::string & text) {
-        levels += std::count_if(text.begin(), text.end(), [](char c) { return c == '{' || c == '[' || c == '<' || c == '('; });
+        levels += std::count_if(text.begin(), text.end(),
+                                [](char c) { return c == '{' || c == '[' || c == '<' || c == '('; });
     }
 
     bool read(common_peg_parse_flags flags, reading & found) const {
@@ -217,7 +218,9 @@ struct llc_chat_reply {
         const auto run = [&] {
             try {
                 ok = ::read(*parser, input, flags, found);
-            } catch (const std::runtime_error &) {
+            } catch (const std::bad_alloc &) {
+                throw;
+            } catch (const std::exception &) {
                 ok = false; // a reply that upstream fails on is one that follows no format
             }
         };

@@ -23,7 +23,8 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 def test_a_block_runs_by_itself(path: Path, line: int, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     lines_above = "\n" * (line - 1)  # so that a traceback names the line of the page
-    exec(compile(lines_above + code, str(path), "exec"), {"__name__": "__main__"})
+    code_of_page = compile(lines_above + code, str(path), "exec", dont_inherit=True)  # not this file's __future__
+    exec(code_of_page, {"__name__": "__main__"})
 
 
 def test_the_guides_show_code():

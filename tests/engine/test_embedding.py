@@ -13,6 +13,7 @@ import pytest
 import llamacore as lc
 from llamacore.engine.embedding import Embedder
 from llamacore.engine.embedding.packing import pack
+from llamacore.testing import tiny_lora
 from llamacore.testing.vocabularies import WORDS
 
 ARCHITECTURES = ("llama", "gemma3", "qwen35", "mamba", "bert", "t5")
@@ -210,6 +211,8 @@ def test_too_long_is_refused_or_cut_as_asked(tiny, arch):
         assert len(tokens) > 64
         with pytest.raises(lc.InvalidArgumentError, match=rf"text 1 \('the of.*{len(tokens)} tokens, the limit is 64"):
             embedder.embed(["short", long_text])
+        with pytest.raises(lc.InvalidArgumentError, match="the limit is 64"):
+            embedder.embed(long_text, truncate=0)  # another way to write False
         around = arch == "bert"
         end = [*tokens[:63], tokens[-1]] if around else tokens[:64]
         start = [tokens[0], *tokens[-63:]] if around else tokens[-64:]
@@ -334,6 +337,33 @@ def test_async_twins(tiny):
 
     with Embedder(tiny("bert"), n_threads=1) as embedder:
         asyncio.run(main(embedder))
+
+
+@pytest.mark.parametrize("arch", ["bert", "llama"])
+def test_adapters_change_one_call_and_can_be_closed_after_it(tiny_path, tmp_path, arch):
+    path = tiny_path(arch)
+    adapter_path = tiny_lora(tmp_path / "lora.gguf", path)
+    with lc.Model.load(path) as model, Embedder(model, n_threads=1) as embedder:
+        adapter = lc.LoraAdapter.load(model, adapter_path)
+        plain = embedder.embed(["the dog", "a cat"])
+        adapted = embedder.embed(["the dog", "a cat"], loras={adapter: 1.0})
+        assert cosines(plain, adapted).max() < 0.999
+        assert np.array_equal(embedder.embed(["the dog", "a cat"]), plain)
+        assert np.array_equal(embedder.embed(["the dog", "a cat"], loras={adapter: 0.0}), plain)
+        long_text = " ".join(WORDS)
+        assert cosines(embedder.embed(long_text), embedder.embed(long_text, loras={adapter: 1.0})).max() < 0.999
+        with pytest.raises(lc.InvalidArgumentError):
+            embedder.embed("a", loras=[adapter])
+        with pytest.raises(lc.InvalidArgumentError):
+            embedder.embed("a", loras={"adapter": 1.0})
+        with pytest.raises(ZeroDivisionError):
+            embedder.embed(["a"], loras={adapter: 1.0}, progress=lambda done, total: 1 // 0)
+        adapter.close()
+        with pytest.raises(lc.ClosedError):
+            embedder.embed("a", loras={adapter: 1.0})
+        assert np.array_equal(embedder.embed(["the dog", "a cat"]), plain)
+        with lc.Model.load(path) as other, pytest.raises(lc.AdapterError):
+            embedder.embed("a", loras={lc.LoraAdapter.load(other, adapter_path): 1.0})
 
 
 def test_a_model_without_weights(tiny_path):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
+import numpy as np
 import pytest
 
 import llamacore as lc
 from llamacore.engine.embedding import Embedder, RerankResult
+from llamacore.engine.embedding.lane import Lane
 from llamacore.engine.embedding.ranking import RankPrompt
+from llamacore.engine.exclusive import Turn
 from llamacore.testing.vocabularies import WORDS
 
 TOLERANCE = 2e-3  # flash attention rounds to half precision, and small batches take other kernels than large ones
@@ -129,6 +132,28 @@ def test_a_model_without_a_classifier_ranks_by_similarity_when_asked(tiny, arch)
         assert results[0].document == "the cat"
         assert results[0].score == pytest.approx(1, abs=1e-5)
         assert results[0].score >= results[1].score >= results[2].score
+
+
+def test_a_file_that_only_says_that_it_ranks(tiny):
+    model = tiny("llama", metadata={"llama.pooling_type": 4})
+    with Embedder(model, n_threads=1) as embedder, pytest.raises(lc.UnsupportedError, match="no classifier"):
+        embedder.rerank("the cat", DOCUMENTS[:3])
+
+
+def test_a_causal_model_ranks_a_long_text_in_parts(tiny):
+    """What is pooled for ranking is the last token's, however the text was cut."""
+    model, tokens = tiny("llama"), np.arange(10, 160, dtype=np.int32)
+    found = []
+    for n_batch in (16, 512):
+        lane, turn = Lane(model, lc.ContextParams(n_batch=n_batch, n_threads=1), "rank", 512), Turn()
+        lane.prepare(len(tokens))
+        if n_batch == 16:
+            assert list(lane.compute_parts(turn, tokens)) == [16] * 9 + [6]
+        else:
+            lane.compute(turn, [tokens])
+        found.append(float(lane.scores(1)[0, 0]))
+        lane.close()
+    assert found[0] == pytest.approx(found[1], abs=TOLERANCE)
 
 
 def test_similarity_works_with_a_reranker_too(reranker):
