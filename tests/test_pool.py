@@ -148,7 +148,9 @@ def test_closing_ends_what_waits_and_runs(tiny_path):
         )
     )
     thread.start()
+    deadline = time.monotonic() + 10
     while pool.taken < pool.capacity:
+        assert thread.is_alive() and time.monotonic() < deadline, results
         time.sleep(0.01)
     pool.close()
     pool.close()

@@ -179,3 +179,24 @@ def test_a_chat_format_with_tools():
         '<|im_start|>assistant\n<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call><|im_end|>\n' in prompt
     )
     assert "<|im_start|>user\n<tool_response>\nok\n</tool_response><|im_end|>\n<|im_start|>assistant\n" in prompt
+
+
+def test_a_llama_takes_them(demo_path):
+    """The seed is that of every call without one, and of no other."""
+    given = {"n_gpu_layers": -1, "verbose": False, "n_ctx": 256, "n_threads": 1, "flash_attn": True, "type_k": 1}
+    with lc.Llama(model_path=str(demo_path), seed=3, use_mmap=False, no_perf=True, **given) as llama:
+        assert (llama.model.params.load_mode, llama.context.params.flash_attn) == ("none", "enabled")
+        assert (llama.context.params.type_k, llama.context.params.no_perf) == ("f16", True)
+        once, again, other = (
+            llama.generate("Once", max_tokens=8, temperature=1.5, cache_prompt=False, **more).text
+            for more in ({}, {"seed": 3}, {"seed": 4})
+        )
+        assert once == again != other
+        own = lc.SamplingParams(seed=4, temperature=1.5)
+        assert llama.generate("Once", max_tokens=8, sampling=own, cache_prompt=False).text != once
+    with pytest.raises(lc.InvalidArgumentError, match="did you mean 'n_threads'"):
+        lc.Llama(n_thread=1)
+    with pytest.raises(lc.InvalidArgumentError, match="both model and model_path"):
+        lc.Llama(demo_path, model_path=demo_path)
+    with pytest.raises(lc.UnsupportedError, match="load_lora"):
+        lc.Llama(lora_path="a.gguf")
