@@ -201,7 +201,9 @@ def main() -> int:
     for n, row in rates.items():
         requirements.append(Requirement(f"{n} streams / llama-server", row["over llama-server"], 1.0, at_least=True))
     most = rates[max(options.streams)]
-    requirements.append(Requirement(f"{max(options.streams)} streams / batched-bench", most["over batched-bench"], 0.9, at_least=True))
+    requirements.append(
+        Requirement(f"{max(options.streams)} streams / batched-bench", most["over batched-bench"], 0.9, at_least=True)
+    )
     requirements.append(
         Requirement("Python per token and stream, us", most["python us per token"], MOST_PYTHON_US, at_least=False)
     )

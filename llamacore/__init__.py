@@ -31,7 +31,7 @@ _HOME = {
     "llamacore.pool": ("LlamaPool",),
     "llamacore.engine.embedding": ("Embedder", "RerankResult"),
     "llamacore.engine.scoring": ("Score", "Scorer"),
-    "llamacore.engine.infill": ("InfillFile",),
+    "llamacore.engine.infill": ("InfillFile", "InfillRoom"),
     "llamacore.chat.conversation": ("Conversation",),
     "llamacore.chat.message": ("ChatMessage", "ToolCall"),
     "llamacore.chat.structured": ("output_format",),
@@ -54,11 +54,11 @@ _HOME = {
     "llamacore.core.capture": ("TensorCapture",),
     "llamacore.core.quantize": ("Ftype", "QuantizeParams", "quantize"),
     "llamacore.errors": (
-        "AbortedError", "AdapterError", "BrokenError", "BusyError", "ClosedError", "ContextError", "ContextFullError", "DecodeError",
-        "GrammarError", "IncompleteOutputError", "InvalidArgumentError", "InvalidModelError", "LlamaCoreError", "LoadCancelledError",
-        "ModelLoadError", "ModelNotFoundError", "NativeError", "NoKvSlotError", "OutOfMemoryError", "OutOfRangeError",
-        "OutputError", "QuantizeError", "QueueFullError", "SamplingError", "StateError",
-        "StructuredOutputError", "TemplateError", "ToolError", "UnsupportedError",
+        "AbortedError", "AdapterError", "BrokenError", "BusyError", "ClosedError", "ContextError", "ContextFullError",
+        "DecodeError", "GrammarError", "IncompleteOutputError", "InvalidArgumentError", "InvalidModelError",
+        "LlamaCoreError", "LoadCancelledError", "ModelLoadError", "ModelNotFoundError", "NativeError",
+        "NoKvSlotError", "OutOfMemoryError", "OutOfRangeError", "OutputError", "QuantizeError", "QueueFullError",
+        "SamplingError", "StateError", "StructuredOutputError", "TemplateError", "ToolError", "UnsupportedError",
     ),
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
@@ -103,6 +103,7 @@ if TYPE_CHECKING:
     from .engine.engine import EngineParams as EngineParams
     from .engine.generation import Generation as Generation
     from .engine.infill import InfillFile as InfillFile
+    from .engine.infill import InfillRoom as InfillRoom
     from .engine.records import Chunk as Chunk
     from .engine.records import Completion as Completion
     from .engine.records import Timings as Timings

@@ -6,7 +6,7 @@ import re
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 from .core import sampler_checks
 from .core.grammar import Schema, json_schema_to_gbnf
@@ -15,6 +15,7 @@ from .core.sampler import DEFAULT_SEED, DRY_SEQUENCE_BREAKERS, Sampler
 from .core.sampler_checks import probability, real, whole
 from .errors import InvalidArgumentError
 from .params import merge
+from .presets import own_options
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -240,18 +241,7 @@ class SamplingParams:
         Raises:
             InvalidArgumentError: An option does not exist or is out of range, or the file recommends what is.
         """
-        advice: dict[str, Any] = {}
-        for key, name, kind in _RECOMMENDED:
-            value = model.metadata.get(f"general.sampling.{key}")
-            if value:
-                try:
-                    advice[name] = kind(value)
-                except ValueError:
-                    continue  # as upstream does
-        sequence = model.metadata.get("general.sampling.sequence")
-        if sequence:
-            advice["samplers"] = tuple(name for name in sequence.split(";") if name)
-        return merge(cls(), {**advice, **options})
+        return merge(cls(), {**own_options(model.metadata), **options})
 
     def chain(self, model: Model, *, min_tokens: int = 0) -> Sampler:
         """Build the sampler chain, as upstream's `common_sampler_init` does for these parameters.
@@ -418,21 +408,6 @@ class SamplingOptions(TypedDict, total=False):
     reasoning_budget_end_tags: Sequence[str]
     reasoning_budget_message: str
     no_perf: bool
-
-
-_RECOMMENDED = (
-    ("top_k", "top_k", int),
-    ("top_p", "top_p", float),
-    ("min_p", "min_p", float),
-    ("xtc_probability", "xtc_probability", float),
-    ("xtc_threshold", "xtc_threshold", float),
-    ("temp", "temperature", float),
-    ("penalty_last_n", "penalty_last_n", int),
-    ("penalty_repeat", "penalty_repeat", float),
-    ("mirostat", "mirostat", int),
-    ("mirostat_tau", "mirostat_tau", float),
-    ("mirostat_eta", "mirostat_eta", float),
-)
 
 
 def eog_tokens(model: Model) -> tuple[int, ...]:

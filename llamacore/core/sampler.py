@@ -44,9 +44,7 @@ class Sampler(SamplerChain):
         return cls(ptr, Item(kind, lowers=lowers, keeps=keeps))
 
     @classmethod
-    def _make_for(
-        cls, model: Model, kind: str, init: Any, *, window: int = 0, lowers: int | None = None
-    ) -> Self:
+    def _make_for(cls, model: Model, kind: str, init: Any, *, window: int = 0, lowers: int | None = None) -> Self:
         """Make a sampler with `init(vocab pointer, n_vocab)` while the model is held open."""
         model._enter()
         try:

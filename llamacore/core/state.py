@@ -64,23 +64,29 @@ class State:
             raise UnsupportedError("the model was loaded with no_alloc: its contexts have no memory to save or restore")
 
     def _fingerprint(self, flags: int, seq: int) -> bytes:
-        context, model = self._context, self._context.model
-        parts = (
-            lib.LLAMA_STATE_SEQ_VERSION, lib.LLAMA_SESSION_VERSION, ffi.string(lib.llc_build_commit()),
-            model.desc, model.size, model.n_params, model.n_vocab, model.n_embd, model.n_layer,
-            sorted(model.metadata.items()), *context._memory_types, context.params.ctx_type, context.kv_unified,
-            bool(context.params.disable_attn_rot),
-            # such a state is a reference to memory of this context, which the next one of the sequence overwrites
-            (context._serial, context._device_states.get(seq)) if flags & StateFlags.ON_DEVICE else None,
-        )  # fmt: skip
-        return hashlib.sha256(repr(parts).encode()).digest()[:16]
+        context = self._context
+        if not flags & StateFlags.ON_DEVICE:
+            return self.fingerprint()
+        # such a state is a reference to memory of this context, which the next one of the sequence overwrites
+        reference = (context._serial, context._device_states.get(seq))
+        return hashlib.sha256(self.fingerprint() + repr(reference).encode()).digest()[:16]
 
     def fingerprint(self) -> bytes:
         """Return 16 bytes that say for which model, kind of memory and llama.cpp a sequence state of this context is.
 
         Two files with equal metadata and shapes have equal ones, whatever their weights.
         """
-        return self._fingerprint(0, 0)
+        context, model = self._context, self._context.model
+        with context._held():
+            if context._state_identity is None:
+                parts = (
+                    lib.LLAMA_STATE_SEQ_VERSION, lib.LLAMA_SESSION_VERSION, ffi.string(lib.llc_build_commit()),
+                    model.desc, model.size, model.n_params, model.n_vocab, model.n_embd, model.n_layer,
+                    sorted(model.metadata.items()), *context._memory_types, context.params.ctx_type,
+                    context.kv_unified, bool(context.params.disable_attn_rot),
+                )  # fmt: skip
+                context._state_identity = hashlib.sha256(repr(parts).encode()).digest()[:16]
+            return context._state_identity
 
     def size(self, seq_id: int | None = None, flags: StateFlags = StateFlags.NONE) -> int:
         """Return the bytes that the state takes, of the whole context or of one sequence."""

@@ -10,8 +10,8 @@ from .text import PieceTable, TextAssembler
 
 if TYPE_CHECKING:
     from ..core.sampler import Sampler
-    from .generation import Mailbox
     from .cached_text import CachedText
+    from .generation import Mailbox
     from .request import Request
 
 

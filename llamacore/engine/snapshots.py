@@ -43,7 +43,6 @@ class Snapshot:
     state: bytes
     checkpoints: Mapping[int, bytes]
 
-
     def to_bytes(self) -> bytes:
         """Everything as bytes; `from_bytes` reads them."""
         tokens = array("i", self.tokens).tobytes()

@@ -13,6 +13,7 @@ from ..engine.records import Completion
 from ..engine.request import GenerationParams, Request
 from ..errors import UnsupportedError
 from ..hub import demo_model_path
+from ..openai.constructor import translate
 from ..params import ContextParams, FlashAttn, GpuLayers, ModelParams, StrPath, merge
 from ..sampling import SamplingParams
 from ._options import GenerateOptions, split
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from ..core.adapters import LoraAdapter
     from ..core.context import Context
+    from ..openai.constructor import LlamaCppArguments
 
 Prompt = str | Sequence[int]
 
@@ -50,8 +52,12 @@ class LlamaBase:
         context_params: Everything else about the context.
         engine_params: The queue and the prefix cache.
         progress: Called with the share that is loaded; returning False cancels.
+        **llama_cpp: Arguments of llama-cpp-python's `Llama`, see `LlamaCppArguments`; `seed` is that of every call that
+            gives none.
 
     Raises:
+        InvalidArgumentError: An argument is unknown or wrong.
+        UnsupportedError: An argument of llama-cpp-python that cannot be honoured.
         ModelLoadError: The model could not be loaded.
         ContextError: The context could not be created.
     """
@@ -67,20 +73,30 @@ class LlamaBase:
         n_threads: int | None = None,
         n_threads_batch: int | None = None,
         n_gpu_layers: GpuLayers | None = None,
-        flash_attn: FlashAttn | None = None,
-        type_k: str | None = None,
-        type_v: str | None = None,
+        flash_attn: FlashAttn | bool | None = None,
+        type_k: str | int | None = None,
+        type_v: str | int | None = None,
         chat_template: str | None = None,
         model_params: ModelParams | None = None,
         context_params: ContextParams | None = None,
         engine_params: EngineParams | None = None,
         progress: Progress | None = None,
+        **llama_cpp: Unpack[LlamaCppArguments],
     ) -> None:
+        own = {
+            "model": model, "chat_template": chat_template, "flash_attn": flash_attn, "type_k": type_k,
+            "type_v": type_v, "n_ctx": n_ctx, "n_parallel": n_parallel, "n_batch": n_batch, "n_ubatch": n_ubatch,
+            "n_threads": n_threads, "n_threads_batch": n_threads_batch, "n_gpu_layers": n_gpu_layers,
+            "model_params": model_params, "context_params": context_params, "engine_params": engine_params,
+            "progress": progress,
+        }  # fmt: skip
+        asked = translate(llama_cpp, own)
+        model = asked.llama["model"]
         self._owns_model = not isinstance(model, Model)
         if isinstance(model, Model):
             self.model = model
         else:
-            params = merge(model_params or ModelParams(), _given(n_gpu_layers=n_gpu_layers))
+            params = merge(model_params or ModelParams(), {**asked.model, **_given(n_gpu_layers=n_gpu_layers)})
             self.model = Model.load(model if model is not None else demo_model_path(), params, progress=progress)
         try:
             n_seq = _DEFAULT_N_PARALLEL if n_parallel is None else n_parallel
@@ -89,9 +105,10 @@ class LlamaBase:
             )
             given = _given(
                 n_ctx=n_ctx, n_batch=n_batch, n_ubatch=n_ubatch, n_threads=n_threads, n_threads_batch=n_threads_batch,
-                flash_attn=flash_attn, type_k=type_k, type_v=type_v, n_seq_max=n_parallel, n_outputs_max=n_parallel,
+                flash_attn=asked.llama["flash_attn"], type_k=asked.llama["type_k"], type_v=asked.llama["type_v"],
+                n_seq_max=n_parallel, n_outputs_max=n_parallel,
             )  # fmt: skip
-            self._context = self.model.context(merge(context_params or defaults, given))
+            self._context = self.model.context(merge(context_params or defaults, {**asked.context, **given}))
             self._engine: Engine | None = None
             if self._context.memory.present and not self.model.has_encoder:
                 self._engine = Engine(self._context, engine_params, model_name=self.name)
@@ -100,7 +117,8 @@ class LlamaBase:
                 self.model.close()
             raise
         self._loras: dict[LoraAdapter, float] = {}
-        self._chat_template_source = chat_template
+        self._chat_template_source: str | None = asked.llama["chat_template"]
+        self._seed = asked.seed
 
     @property
     def engine(self) -> Engine:
@@ -183,6 +201,8 @@ class LlamaBase:
         self, prompt: Prompt, n: int, stream: bool, sampling: SamplingParams | None, options: GenerateOptions
     ) -> Generation:
         ending, tokenizing, choosing = split(options)
+        if self._seed is not None and (sampling is None or sampling.seed is None):
+            choosing.setdefault("seed", self._seed)
         params = GenerationParams(**{"loras": self._loras, **ending}, n=n, stream=stream)
         chosen = SamplingParams.for_model(self.model, **choosing) if sampling is None else merge(sampling, choosing)
         tokens = self.tokenize(prompt, **tokenizing) if isinstance(prompt, (str, bytes)) else list(prompt)

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from ..chat.conversation import Strategy
-    from ..chat.message import MessageLike
     from ..chat.loop import ToolHook
+    from ..chat.message import MessageLike
     from ..chat.structured import ResponseFormat
     from ..chat.tools import ToolLike
     from ..engine.generation import Generation

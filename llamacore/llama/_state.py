@@ -53,7 +53,9 @@ class StateMixin(LlamaBase):
                 file.write(data)
             os.replace(aside, target)
         except OSError as error:
-            raise StateError(f"saving the state to {target}: {error.strerror}", hint="give the path of a file") from error
+            raise StateError(
+                f"saving the state to {target}: {error.strerror}", hint="give the path of a file"
+            ) from error
         finally:
             if os.path.exists(aside):
                 os.unlink(aside)

@@ -108,6 +108,7 @@ CALLS: dict[str, Callable[[Things], Any]] = {
     "Memory.seq_pos_max": lambda t: t.memory.seq_pos_max(0),
     "Memory.seq_pos_min": lambda t: t.memory.seq_pos_min(0),
     "Memory.seq_rm": lambda t: t.memory.seq_rm(0, 1, 2),
+    "State.fingerprint": lambda t: t.state.fingerprint(),
     "State.from_bytes": lambda t: t.state.from_bytes(t.saved),
     "State.load": lambda t: t.state.load(t.folder / "state"),
     "State.save": lambda t: t.state.save(t.folder / "other"),

@@ -376,7 +376,7 @@ CHAINS: dict[str, Callable[[Model], list[Sampler]]] = {
     "top_k": lambda model: [Sampler.top_k(7), Sampler.temp(1.5), Sampler.dist(5)],
     "penalties": lambda model: [Sampler.penalties(model, 16, 1.7, 0.5, 0.5), Sampler.top_k(5), Sampler.dist(5)],
     "bias": lambda model: [
-        Sampler.logit_bias(model, {token: -50.0 for token in range(0, 90, 2)}),
+        Sampler.logit_bias(model, dict.fromkeys(range(0, 90, 2), -50.0)),
         Sampler.top_k(9),
         Sampler.dist(5),
     ],

@@ -72,7 +72,9 @@ def test_samples_share_one_prompt(engine, model):
     for completion in results:
         assert completion.text == "".join(chunk.text for chunk in chunks if chunk.index == completion.index)
     assert 40 == engine.stats().prompt_tokens
-    alone = engine.submit(ask(prompt_of(3, 40), 10, sampling=lc.SamplingParams(temperature=2.0, seed=6, ignore_eos=True)))
+    alone = engine.submit(
+        ask(prompt_of(3, 40), 10, sampling=lc.SamplingParams(temperature=2.0, seed=6, ignore_eos=True))
+    )
     assert results[1].tokens == alone.result().tokens
     twins = engine.submit(ask(prompt_of(4, 9), 10, sampling=unending(), n=4)).results()
     assert {tuple(by_hand(model, prompt_of(4, 9), 10))} == {completion.tokens for completion in twins}
@@ -160,7 +162,9 @@ def test_deadlines(make_engine, model):
 def test_higher_priorities_go_first(make_engine, model):
     """Of those that wait, the one with the highest priority starts first; equal ones in their order."""
     started = []
-    engine = make_engine(model, n_parallel=1, on_event=lambda e: started.append(e.request) if e.kind == "started" else 0)
+    engine = make_engine(
+        model, n_parallel=1, on_event=lambda e: started.append(e.request) if e.kind == "started" else 0
+    )
     first = engine.submit(ask(prompt_of(0), 100, sampling=unending()))
     next(first)
     others = [engine.submit(ask(prompt_of(seed), 2, priority=priority)) for seed, priority in enumerate((0, 5, 0, 9))]
@@ -220,7 +224,11 @@ def test_async_handles(engine, model):
     """Several requests in one event loop: iterated, awaited, cancelled by cancelling the task."""
 
     async def read(seed):
-        return [token async for chunk in engine.submit(ask(prompt_of(seed), 30, sampling=unending())) for token in chunk.tokens]
+        return [
+            token
+            async for chunk in engine.submit(ask(prompt_of(seed), 30, sampling=unending()))
+            for token in chunk.tokens
+        ]
 
     async def run():
         texts = await asyncio.gather(*(read(seed) for seed in range(6)))
@@ -362,9 +370,9 @@ def test_contexts_that_cannot_serve(tiny):
     """Encoders, and more sequences than a batch takes, are refused."""
     with tiny("bert").context(n_threads=1) as context, pytest.raises(lc.UnsupportedError):
         lc.Engine(context)
-    with tiny("llama").context(n_threads=1, n_seq_max=8, n_batch=32, n_ubatch=4, kv_unified=True) as context:
-        with pytest.raises(lc.InvalidArgumentError, match="n_seq_max=8"):
-            lc.Engine(context)
+    narrow = tiny("llama").context(n_threads=1, n_seq_max=8, n_batch=32, n_ubatch=4, kv_unified=True)
+    with narrow as context, pytest.raises(lc.InvalidArgumentError, match="n_seq_max=8"):
+        lc.Engine(context)
 
 
 def test_exiting_with_work_in_flight(run_child):

@@ -140,6 +140,10 @@ def test_adapters_of_the_object_count(tiny_path, tmp_path):
         assert np.allclose(llm.embed("the dog"), plain_vector, atol=1e-5)
 
 
-def test_a_model_that_only_embeds_is_for_an_embedder(tiny_path):
-    with pytest.raises(lc.UnsupportedError, match="Embedder"):
-        lc.Llama(tiny_path("bert"), n_threads=1)
+def test_a_model_that_only_embeds(tiny_path):
+    """Encoders embed through `Llama` too; asked to write, they say what to do instead."""
+    with lc.Llama(tiny_path("bert"), n_threads=1) as llm:
+        assert llm.embed("the dog").ndim == 2
+        with pytest.raises(lc.UnsupportedError, match="embed"):
+            llm.generate("the dog")
+    assert llm.closed
