@@ -159,19 +159,23 @@ def throughput(options: argparse.Namespace, tools: Path) -> dict[int, dict[str, 
         for turn in range(options.rounds + 1):
             found = batch_bench(tools, model, options.threads, options.streams)
             for n in options.streams:
-                asked = {"prompts": prompts_of(n, 100 * turn + n), "n_predict": N_PREDICT}
+                asked = {"prompts": prompts_of(n, 200 * turn + n), "n_predict": N_PREDICT, "stream": False}
                 ours_rate = ours(asked)["tokens_per_second"]
                 server_rate = theirs(asked["prompts"])
+                streamed = {**asked, "prompts": prompts_of(n, 200 * turn + 100 + n), "stream": True}
+                streamed_rate = ours(streamed)["tokens_per_second"]
                 if turn == 0:
                     continue  # everyone's first one
                 note(n, "llamacore", ours_rate)
+                note(n, "llamacore, streamed", streamed_rate)
                 note(n, "llama-server", server_rate)
                 note(n, "batched-bench", found[n][0])
                 note(n, "batched-bench, generation alone", found[n][1])
                 note(n, "over llama-server", ours_rate / server_rate)
+                note(n, "streamed over llama-server", streamed_rate / server_rate)
                 note(n, "over batched-bench", ours_rate / found[n][0])
         for n in options.streams:
-            asked = {"prompts": prompts_of(n, n), "n_predict": N_PREDICT}
+            asked = {"prompts": prompts_of(n, n), "n_predict": N_PREDICT, "stream": True}
             note(n, "python us per token", watched(asked)["python_us_per_token"])
     return {n: {name: statistics.median(values) for name, values in row.items()} for n, row in rates.items()}
 

@@ -34,8 +34,9 @@ class NativeTime:
         return timed
 
 
-def streams(llama: Llama, prompts: list[list[int]], n_predict: int, native: NativeTime | None) -> dict[str, float]:
-    """Generate from all prompts at a time; a thread reads each stream."""
+def texts(llama: Llama, asked: dict[str, Any], native: NativeTime | None) -> dict[str, float]:
+    """Generate from all prompts at a time; a thread waits for each, or reads it as a stream."""
+    prompts, n_predict = asked["prompts"], asked["n_predict"]
     clock: list[float] = []
     if native is not None:
         native.seconds = 0.0
@@ -44,8 +45,10 @@ def streams(llama: Llama, prompts: list[list[int]], n_predict: int, native: Nati
 
     def read(number: int) -> None:
         options: Any = {"max_tokens": n_predict, "temperature": 0.0, "ignore_eos": True}
-        for chunk in llama.stream(prompts[number], **options):
-            counts[number] += len(chunk.tokens)
+        if asked["stream"]:
+            counts[number] = sum(len(chunk.tokens) for chunk in llama.stream(prompts[number], **options))
+        else:
+            counts[number] = len(llama.generate(prompts[number], **options).tokens)
 
     threads = [threading.Thread(target=read, args=(number,)) for number in range(len(prompts))]
     started = time.perf_counter()
@@ -68,7 +71,7 @@ def first_token(llama: Llama, prefix: list[int], rounds: int) -> dict[str, float
     llama.generate(prefix, max_tokens=0)
     firsts, singles = [], []
     for number in range(rounds):
-        prompt = [*prefix, *range(20 + number, 28 + number)]
+        prompt = [*prefix, 20 + number]
         started = time.perf_counter()
         generation = llama.stream(prompt, max_tokens=24, temperature=0.0, ignore_eos=True)
         next(chunk for chunk in generation if chunk.tokens)
@@ -92,7 +95,7 @@ def main() -> None:
             if "prefix" in asked:
                 answer = first_token(llama, asked["prefix"], asked["rounds"])
             else:
-                answer = streams(llama, asked["prompts"], asked["n_predict"], native)
+                answer = texts(llama, asked, native)
             print(json.dumps(answer), flush=True)
 
 

@@ -50,7 +50,7 @@ class Sampler(SamplerChain):
         try:
             ptr = init(model._vocab_ptr, len(model.vocab))
             if name_of(ptr).startswith("?"):
-                lowers = 0
+                window, lowers = 0, 0
             return cls(ptr, Item(kind, model, window, lowers=lowers))
         finally:
             model._exit()

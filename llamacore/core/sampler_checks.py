@@ -66,6 +66,15 @@ def penalty_repeat(value: float) -> float:
     return number
 
 
+def tokens(values: Iterable[int], n_vocab: int | None) -> list[int]:
+    """Return `values` as token ids; a long list of plain numbers is checked as a whole."""
+    found = list(values)
+    highest = _INT32_MAX if n_vocab is None else n_vocab - 1
+    if set(map(type, found)) <= {int} and (not found or (min(found) >= 0 and max(found) <= highest)):
+        return found
+    return [token(value, n_vocab) for value in found]
+
+
 def token(value: int, n_vocab: int | None) -> int:
     """Return `value` as a token id."""
     try:

@@ -252,7 +252,7 @@ class SamplerHandle(Handle):
         Raises:
             OutOfRangeError: A token is not in the vocabulary; nothing was accepted.
         """
-        history = [sampler_checks.token(token, self._n_vocab) for token in tokens]
+        history = sampler_checks.tokens(tokens, self._n_vocab)
         ptr = self._claim()
         try:
             for member, item in members(ptr, self._item):

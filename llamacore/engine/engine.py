@@ -149,9 +149,9 @@ class Engine:
                 f"the prompt has {len(prompt)} tokens, the context takes {context.n_ctx_seq}",
                 hint="shorten it, or use a larger n_ctx",
             )
-        for token in prompt:
-            if not 0 <= token < n_vocab:
-                raise OutOfRangeError(f"prompt token {token!r}", hint=f"tokens are 0 to {n_vocab - 1}")
+        if min(prompt) < 0 or max(prompt) >= n_vocab:
+            wrong = next(token for token in prompt if not 0 <= token < n_vocab)
+            raise OutOfRangeError(f"prompt token {wrong!r}", hint=f"tokens are 0 to {n_vocab - 1}")
         if params.n > context.n_seq_max:
             raise InvalidArgumentError(
                 f"n={params.n} samples", hint=f"this engine has {context.n_seq_max} sequences (n_parallel)"

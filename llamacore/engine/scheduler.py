@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("llamacore.engine")
 
-_MIN_CHECKPOINT = 32  # a shorter beginning is computed as quickly as it is restored
+_MIN_CHECKPOINT = 32  # so few tokens are computed as quickly as a state is restored
 _CHECKPOINT_EVERY = 1024
 
 Plan = list[tuple[Sample, list[int], int]]
@@ -224,7 +224,12 @@ class Scheduler:
         """Lengths of a prompt at which to keep the state: where texts part, where the caller says, and in between."""
         last = len(job.prompt) - (job.params.max_tokens != 0)  # the same prompt again needs its last token's logits
         wanted = {parting, last, *job.params.checkpoints, *range(_CHECKPOINT_EVERY, last, _CHECKPOINT_EVERY)}
-        return frozenset(point for point in wanted if max(reused, _MIN_CHECKPOINT) < point <= last)
+        points, before = set(), reused
+        for point in sorted(wanted):
+            if before + _MIN_CHECKPOINT <= point <= last:
+                points.add(point)
+                before = point
+        return frozenset(points)
 
     def _plan(self) -> Plan:
         """Fill the batch."""
