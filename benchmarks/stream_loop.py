@@ -16,7 +16,7 @@ def main() -> None:
     model, prompt_file, n_predict, n_ctx, n_threads, temperature, seed = sys.argv[1:]
     prompt = read_tokens(prompt_file)
     llama = Llama(model, n_ctx=int(n_ctx), n_threads=int(n_threads))
-    llama.generate(prompt[:1], max_tokens=1)
+    llama.generate(prompt[:1], max_tokens=1, cache_prompt=False)  # a text in the cache would move this one
 
     def run() -> dict[str, Any]:
         first, text = 0.0, []

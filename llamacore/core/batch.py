@@ -138,6 +138,28 @@ class Batch:
         except OverflowError:
             raise OutOfRangeError(f"token {token!r} at position {pos!r}", hint="both have 32 bits") from None
 
+    def advance(self, tokens: Sequence[int]) -> None:
+        """Make every row the next token of its sequence: all that changes between the steps of running generations.
+
+        Args:
+            tokens: Token ids, one for each row; each row moves on by one position.
+
+        Raises:
+            InvalidArgumentError: There are not as many tokens as rows, or the batch holds embeddings.
+            BusyError: Another thread is decoding it.
+        """
+        if self._decoding:
+            raise BusyError("this Batch is being decoded by another thread", hint="give each thread its own")
+        rows = len(self)
+        if self.n_embd or len(tokens) != rows:
+            raise InvalidArgumentError(f"{len(tokens)} tokens for {rows} rows", hint="give one for each row")
+        positions = [position + 1 for position in ffi.unpack(self._pos, rows)]
+        try:
+            self._token[0:rows] = tokens  # C checks both when it decodes
+            self._pos[0:rows] = positions
+        except OverflowError:
+            raise OutOfRangeError("a token or a position has more than 32 bits", hint="give token ids") from None
+
     def add_tokens(self, tokens: Iterable[int], pos: int = 0, seq_id: int = 0, outputs: Outputs = "last") -> range:
         """Append tokens of one sequence at consecutive positions.
 

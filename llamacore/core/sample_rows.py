@@ -61,7 +61,10 @@ class RowSampler:
                 if sampler._model_ptr is not None and sampler._model_ptr != model:
                     sampler._require_same_vocabulary(ptr)
                 numbers[number] = rows[number]
-                first[number] = sampler._item.candidates()
+                shown = sampler._shown
+                if shown is None:
+                    shown = sampler._shown = sampler._item.candidates()
+                first[number] = shown
             results: list[int | LlamaCoreError] = []
             start = 0
             while start < count:

@@ -166,6 +166,7 @@ class SamplerChain(SamplerHandle):
             for sampler, ptr in zip(entered, pointers, strict=True):
                 lib.llama_sampler_chain_add(chain, ptr)
                 self._item.items.append(sampler._item)
+                self._shown = None
                 sampler._become_spent()
         finally:
             for sampler in entered:
@@ -193,6 +194,7 @@ class SamplerChain(SamplerHandle):
             self._require_unpinned()
             index = self._index(i)
             item = self._item.items.pop(index)
+            self._shown = None
             return type(self)(lib.llama_sampler_chain_remove(chain, index), item)
         finally:
             self._exit()

@@ -89,6 +89,7 @@ class SamplerHandle(Handle):
                 model._exit()
         self._item = item
         self._spent = False
+        self._shown: int | None = None  # candidates(), until the chain changes
         self._attached = False
         self._claimed: list[Handle] = []
         self._token = ffi.new("llama_token *")

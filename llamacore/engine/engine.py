@@ -303,6 +303,7 @@ class _Worker:
 
     def cancel_requested(self) -> None:
         """Somebody cancelled a request: end the batch early if it is for cancelled ones alone."""
+        self.scheduler.cancelled = True
         with self._lock:
             if self._computing and all(sample.job.mailbox.cancelled for sample in self._computing):
                 self._context.cancel()
@@ -340,10 +341,12 @@ class _Worker:
         scheduler = self.scheduler
         try:
             while not self.closing:
-                self._wake.clear()
-                self._take_inbox()
+                if self._inbox:
+                    self._take_inbox()
                 if not scheduler.busy:
-                    self._wake.wait()
+                    self._wake.clear()
+                    if not (self._inbox or self.closing):
+                        self._wake.wait()
                     scheduler.meter.idle(time.monotonic())
                     continue
                 try:

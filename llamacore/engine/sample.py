@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from .request import Request
 
 
+_MIN_CHECKPOINT = 32  # so few tokens are computed as quickly as a state is restored
+_CHECKPOINT_EVERY = 1024
+
+
 class Job:
     """A request that the engine has taken.
 
@@ -46,12 +50,33 @@ class Job:
         self.order = (-params.priority, number)
         self.submitted = time.perf_counter()
         self.started: float | None = None
+        self.is_timed = params.deadline is not None or params.time_limit is not None
         self.ends_at = None if params.deadline is None else self.submitted + params.deadline
         self.cached_tokens = 0
         self.reserved = 0  # sequences that its other samples will get when the prompt is computed
         self.checkpoints: frozenset[int] = frozenset()
         self.samples = [Sample(self, index, sampler, pieces) for index, sampler in enumerate(samplers)]
         self.left = len(self.samples)
+
+    def is_late(self, now: float) -> bool:
+        """Whether its deadline has passed."""
+        return self.ends_at is not None and now >= self.ends_at
+
+    def place_checkpoints(self, reused: int, parting: int) -> None:
+        """Choose lengths of the prompt at which to keep the state, for a memory that cannot be cut.
+
+        Args:
+            reused: Tokens that need not be computed.
+            parting: Where the prompt parts from a known text.
+        """
+        last = len(self.prompt) - (self.params.max_tokens != 0)  # the same prompt again needs its last token's logits
+        points, before = set(), reused
+        wanted = {parting, last, *self.params.checkpoints, *range(_CHECKPOINT_EVERY, last, _CHECKPOINT_EVERY)}
+        for point in sorted(wanted):
+            if before + _MIN_CHECKPOINT <= point <= last:
+                points.add(point)
+                before = point
+        self.checkpoints = frozenset(points)
 
 
 class Sample:

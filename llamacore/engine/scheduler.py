@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("llamacore.engine")
 
-_MIN_CHECKPOINT = 32  # so few tokens are computed as quickly as a state is restored
-_CHECKPOINT_EVERY = 1024
-
 Plan = list[tuple[Sample, list[int], int]]
 """A sample, the tokens of it that are in the batch, and the row of the last of them."""
 
@@ -62,6 +59,9 @@ class Scheduler:
         self._on_event = on_event
         self._batch = Batch(self.n_rows)
         self._sampler = RowSampler(max(context.n_seq_max, 1))
+        self.cancelled = True  # somebody may have cancelled something since the last look
+        self._timed = 0  # requests with a deadline or a time limit
+        self._steady: list[tuple[Sample, int]] = []  # rows of the batch, when the next step can have the same
         self._reserved = 0  # sequences that samples will need when their prompt is computed
         self._key: Adapters = frozenset()
         self._room_made = False
@@ -96,6 +96,7 @@ class Scheduler:
         """Take a request."""
         self.meter.requests += 1
         self.jobs[job.number] = job
+        self._timed += job.is_timed
         self.waiting.append(job)
         self.waiting.sort(key=lambda job: job.order)
         self._tell("submitted", job)
@@ -109,7 +110,7 @@ class Scheduler:
 
     def expire(self, now: float) -> None:
         """End what was cancelled or has run out of time."""
-        for job in [job for job in self.waiting if job.mailbox.cancelled or _is_late(job, now)]:
+        for job in [job for job in self.waiting if job.mailbox.cancelled or job.is_late(now)]:
             self.waiting.remove(job)
             for sample in job.samples:
                 self._end(sample, "cancelled" if job.mailbox.cancelled else "timeout")
@@ -119,7 +120,7 @@ class Scheduler:
                 continue
             if job.mailbox.cancelled:
                 self._end_job(job, "cancelled")
-            elif _is_late(job, now):
+            elif job.is_late(now):
                 self._end_job(job, "timeout")
             elif limit is not None and first is not None and now - first >= limit:
                 self._end(sample, "timeout")
@@ -138,6 +139,7 @@ class Scheduler:
         if not job.left:
             self.meter.finished += 1
             del self.jobs[job.number]
+            self._timed -= job.is_timed
             job.mailbox.end()
 
     def fail(self, job: Job, error: BaseException, *, keep: bool = False) -> None:
@@ -150,6 +152,7 @@ class Scheduler:
                 self._leave(sample, keep=keep)
                 sample.sampler.close()
         if self.jobs.pop(job.number, None) is not None:
+            self._timed -= job.is_timed
             self.meter.failed += 1
             self._tell("failed", job, detail=str(error))
             job.mailbox.end(error)
@@ -161,6 +164,7 @@ class Scheduler:
 
     def _leave(self, sample: Sample, *, keep: bool) -> None:
         """Give the sequence of a sample back."""
+        self._steady = []
         job = sample.job
         if sample in self.active:
             self.active.remove(sample)
@@ -182,8 +186,11 @@ class Scheduler:
     def step(self) -> bool:
         """Decode one batch; False when there was nothing to decode."""
         now = time.perf_counter()
-        self.expire(now)
-        self._admit(now)
+        if self.cancelled or self._timed:
+            self.cancelled = False
+            self.expire(now)
+        if self.waiting or self.preempted:
+            self._admit(now)
         while self.active:
             plan = self._plan()
             if not plan or not self._decode(plan):
@@ -216,24 +223,19 @@ class Scheduler:
             job.cached_tokens = reused
             self.meter.prompt_tokens += len(job.prompt)
             if self.cache.needs_checkpoints and job.params.cache_prompt:
-                job.checkpoints = self._checkpoints(job, reused, parting)
+                job.place_checkpoints(reused, parting)
             self._tell("started", job, tokens=reused)
-
-    @staticmethod
-    def _checkpoints(job: Job, reused: int, parting: int) -> frozenset[int]:
-        """Lengths of a prompt at which to keep the state: where texts part, where the caller says, and in between."""
-        last = len(job.prompt) - (job.params.max_tokens != 0)  # the same prompt again needs its last token's logits
-        wanted = {parting, last, *job.params.checkpoints, *range(_CHECKPOINT_EVERY, last, _CHECKPOINT_EVERY)}
-        points, before = set(), reused
-        for point in sorted(wanted):
-            if before + _MIN_CHECKPOINT <= point <= last:
-                points.add(point)
-                before = point
-        return frozenset(points)
 
     def _plan(self) -> Plan:
         """Fill the batch."""
-        batch, samples = self._batch, self._group()
+        batch = self._batch
+        steady = self._steady
+        if len(steady) == len(self.active):
+            # nothing came or went: each of the same texts has one token more
+            tokens = [sample.context[-1] for sample, _ in steady]
+            batch.advance(tokens)
+            return [(sample, [token], row) for (sample, row), token in zip(steady, tokens, strict=True)]
+        samples = self._group()
         batch.clear()
         plan: Plan = []
         prompts: list[Sample] = []
@@ -254,6 +256,7 @@ class Scheduler:
             peers = sum(other.job.params.priority == sample.job.params.priority for other in prompts[number:])
             taken = self._add_prompt(sample, -(-room // peers), plan)
             room -= taken
+        self._steady = [] if prompts or len(plan) < len(self.active) else [(sample, row) for sample, _, row in plan]
         return plan
 
     def _group(self) -> list[Sample]:
@@ -295,14 +298,17 @@ class Scheduler:
             self._context.decode(self._batch)
             return True
         except NoKvSlotError as error:
+            self._steady = []
             self._make_room(plan, error)
         except AbortedError as error:
+            self._steady = []
             if not all(sample.job.mailbox.cancelled for sample in samples):
                 raise ClosedError("the context was closed") from error  # nothing else stops a batch
             for sample in samples:
                 self._drop_state(sample)
                 self._end_job(sample.job, "cancelled")
         except LlamaCoreError as error:
+            self._steady = []
             for sample in samples:
                 self.fail(sample.job, error)
         finally:
@@ -364,6 +370,7 @@ class Scheduler:
         memory = self._context.memory
         if drop < 1 or not memory.can_shift or self.cache.needs_checkpoints:
             return False
+        self._steady = []
         self.cache.make_private(text)
         memory.seq_rm(text.seq, keep, keep + drop)
         memory.seq_add(text.seq, keep + drop, -1, -drop)
@@ -435,7 +442,3 @@ class Scheduler:
                 self._end(sample, reason)
             elif len(sample.context) > n_ctx:
                 self._overflow(sample)
-
-
-def _is_late(job: Job, now: float) -> bool:
-    return job.ends_at is not None and now >= job.ends_at

@@ -116,6 +116,7 @@ CALLS: dict[str, Callable[[Things], Any]] = {
     "State.to_bytes": lambda t: t.state.to_bytes(0),
     "Batch.add": lambda t: t.batch.add(5, 3, (0,)),
     "Batch.add_embd": lambda t: t.embd.add_embd([1, 2, 3, 4], 0),
+    "Batch.advance": lambda t: t.batch.advance([5] * len(t.batch)),
     "Batch.add_tokens": lambda t: t.batch.add_tokens([5, 6]),
     "Batch.clear": lambda t: t.batch.clear(),
     "Batch.embd": lambda t: t.embd.embd,

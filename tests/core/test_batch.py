@@ -107,3 +107,19 @@ def test_sizes_have_limits():
         with pytest.raises((lc.InvalidArgumentError, lc.OutOfMemoryError)):
             lc.Batch(**options)
     assert lc.Batch(np.int64(3)).capacity == 3
+
+
+def test_advance_moves_every_row_on():
+    """Each row becomes another token one position further; nothing else changes, and wrong input is refused."""
+    batch = lc.Batch(4)
+    batch.add(5, 7, (0,), True)
+    batch.add(6, 9, (0,), False)
+    batch.advance([15, 16])
+    assert ([15, 16], [8, 10], [1, 0]) == (batch.tokens.tolist(), batch.pos.tolist(), batch.outputs.tolist())
+    for wrong in ([1], [1, 2, 3]):
+        with pytest.raises(lc.InvalidArgumentError):
+            batch.advance(wrong)
+    with pytest.raises(lc.OutOfRangeError):
+        batch.advance([2**40, 1])
+    with pytest.raises(lc.InvalidArgumentError):
+        lc.Batch(2, n_embd=8).advance([])
