@@ -107,6 +107,11 @@ class Sample:
         self._limit = params.max_tokens
 
     @property
+    def seq(self) -> int:
+        """The sequence that it has; -1 when it has none."""
+        return -1 if self.held is None or self.held.seq is None else self.held.seq
+
+    @property
     def remaining(self) -> int:
         """Tokens of the context that are not computed yet."""
         return len(self.context) - len(self.held.tokens) if self.held is not None else len(self.context)

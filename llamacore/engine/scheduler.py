@@ -235,7 +235,8 @@ class Scheduler:
             tokens = [sample.context[-1] for sample, _ in steady]
             batch.advance(tokens)
             return [(sample, [token], row) for (sample, row), token in zip(steady, tokens, strict=True)]
-        samples = self._group()
+        # separate caches are computed side by side only where sequences follow each other in the batch
+        samples = sorted(self._group(), key=lambda sample: sample.seq)
         batch.clear()
         plan: Plan = []
         prompts: list[Sample] = []
