@@ -56,6 +56,11 @@ class ThreadPools:
         lib.llama_attach_threadpool(ctx, self._pools[self.n_threads], self._pools[self.n_threads_batch])
         lib.llama_set_n_threads(ctx, self.n_threads, self.n_threads_batch)
 
+    @property
+    def single(self) -> tuple[Any, int]:
+        """The pool for single tokens, and its number of threads."""
+        return self._pools[self.n_threads], self.n_threads
+
     def trim(self) -> None:
         """Free the pools chosen before. The context must have computed since: it touches the last one used."""
         if len(self._pools) > 2:

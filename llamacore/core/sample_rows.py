@@ -67,10 +67,12 @@ class RowSampler:
                 first[number] = shown
             results: list[int | LlamaCoreError] = []
             start = 0
+            pool, n_threads = context._pools.single
             while start < count:
                 status = lib.llc_sample_batch(
-                    ptr, count - start, pointers + start, numbers + start, first + start, self._tokens + start, done
-                )
+                    ptr, pool, n_threads, count - start, pointers + start, numbers + start, first + start,
+                    self._tokens + start, done,
+                )  # fmt: skip
                 results += ffi.unpack(self._tokens + start, done[0])
                 start += done[0]
                 if status:

@@ -186,10 +186,12 @@ LLC_API enum llc_status llc_chat_apply_template(
 
 LLC_API enum llc_status llc_sample(struct llama_sampler * sampler, struct llama_context * ctx, int32_t i, llama_token * token);
 /* every row is sampled with its own sampler; stops at the first failure, *n_done says how many were done; where n_first is
-   above 0, the sampler is shown that many of the most likely tokens only, because it would drop all others */
+   above 0, the sampler is shown that many of the most likely tokens only, because it would drop all others; they are
+   looked for on the n_threads threads of the pool */
 LLC_API enum llc_status llc_sample_batch(
-        struct llama_context * ctx, size_t n, struct llama_sampler ** samplers, const int32_t * rows,
-        const int32_t * n_first, llama_token * tokens, size_t * n_done);
+        struct llama_context * ctx, struct ggml_threadpool * pool, int32_t n_threads, size_t n,
+        struct llama_sampler ** samplers, const int32_t * rows, const int32_t * n_first, llama_token * tokens,
+        size_t * n_done);
 LLC_API enum llc_status llc_sampler_apply(struct llama_sampler * sampler, llama_token_data_array * candidates);
 LLC_API enum llc_status llc_sampler_accept(struct llama_sampler * sampler, llama_token token);
 LLC_API enum llc_status llc_sampler_reset(struct llama_sampler * sampler);

@@ -1,4 +1,5 @@
 #include "guard.h"
+#include "pool_work.h"
 
 #include "common.h"
 #include "ggml-cpu.h"
@@ -140,6 +141,7 @@ enum llc_status llc_threadpool_new(int32_t n_threads, struct ggml_threadpool ** 
 }
 
 void llc_threadpool_free(struct ggml_threadpool * pool) {
+    llc::forget_pool(pool);
     auto * destroy = cpu_function<decltype(ggml_threadpool_free)>("ggml_threadpool_free");
     if (pool != nullptr && destroy != nullptr) {
         destroy(pool);

@@ -1,4 +1,5 @@
 #include "guard.h"
+#include "pool_work.h"
 
 #include <algorithm>
 #include <cmath>
@@ -21,25 +22,25 @@ enum llc_status sample_row(struct llama_sampler * sampler, struct llama_context 
     }
 }
 
-// The n_first most likely tokens of a row, in the order of their ids. Nearly every block of logits is passed over after
-// one comparison, so that a large vocabulary costs little more than reading it once.
-void likeliest(const float * logits, int32_t n_vocab, size_t n_first, std::vector<llama_token_data> & found) {
+// The n_first most likely tokens from `start` to `end`, in the order of their ids; `found` has room for them. Nearly every
+// block of logits is passed over after one comparison, so that it costs little more than reading them once.
+void likeliest(const float * logits, int32_t start, int32_t end, size_t n_first, std::vector<llama_token_data> & found) {
     constexpr int32_t block = 64;
     const auto less_likely = [](const llama_token_data & a, const llama_token_data & b) { return a.logit > b.logit; };
     found.clear();
     float least = -INFINITY;
-    for (int32_t start = 0; start < n_vocab; start += block) {
-        const int32_t end = std::min(start + block, n_vocab);
+    for (int32_t first = start; first < end; first += block) {
+        const int32_t last = std::min(first + block, end);
         if (found.size() == n_first) {
             bool any = false;
-            for (int32_t t = start; t < end; ++t) {
+            for (int32_t t = first; t < last; ++t) {
                 any |= logits[t] > least;
             }
             if (!any) {
                 continue;
             }
         }
-        for (int32_t t = start; t < end; ++t) {
+        for (int32_t t = first; t < last; ++t) {
             if (found.size() < n_first) {
                 if (!std::isnan(logits[t])) {
                     found.push_back({t, logits[t], 0.0f});
@@ -58,17 +59,43 @@ void likeliest(const float * logits, int32_t n_vocab, size_t n_first, std::vecto
     std::sort(found.begin(), found.end(), [](const auto & a, const auto & b) { return a.id < b.id; });
 }
 
-// As sample_row, with the most likely tokens alone as candidates.
-enum llc_status sample_likeliest(
-        struct llama_sampler * sampler, struct llama_context * ctx, int32_t row, size_t n_first,
-        std::vector<llama_token_data> & found, llama_token * token) {
-    const float * logits = llama_get_logits_ith(ctx, row);
-    if (logits == nullptr || llama_get_sampled_token_ith(ctx, row) != LLAMA_TOKEN_NULL ||
-        llama_get_sampled_logits_ith(ctx, row) != nullptr) {
-        return sample_row(sampler, ctx, row, token); // a sampler in the graph was here first
+// The candidates of some rows: each thread looks through a part of the vocabulary, in all of them. What the parts have
+// together may be more than n_first tokens, and is never less than the n_first most likely ones.
+struct search {
+    int32_t                                            n_vocab = 0;
+    std::vector<const float *>                         logits;
+    std::vector<size_t>                                n_first;
+    std::vector<std::vector<std::vector<llama_token_data>>> found; // of each row, of each part
+
+    void add(const float * row, size_t wanted, int32_t n_parts) {
+        logits.push_back(row);
+        n_first.push_back(std::min(wanted, static_cast<size_t>(n_vocab)));
+        found.emplace_back(n_parts);
+        for (auto & part : found.back()) {
+            part.reserve(n_first.back());
+        }
     }
-    const int32_t n_vocab = llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(ctx)));
-    likeliest(logits, n_vocab, std::min(n_first, static_cast<size_t>(n_vocab)), found);
+
+    static void run(void * data, int part, int n_parts) {
+        auto & self = *static_cast<search *>(data);
+        const auto edge = [&](int number) { return static_cast<int32_t>(int64_t(self.n_vocab) * number / n_parts); };
+        for (size_t row = 0; row < self.logits.size(); ++row) {
+            likeliest(self.logits[row], edge(part), edge(part + 1), self.n_first[row], self.found[row][part]);
+        }
+    }
+
+    std::vector<llama_token_data> candidates(size_t row) {
+        std::vector<llama_token_data> all;
+        for (const auto & part : found[row]) {
+            all.insert(all.end(), part.begin(), part.end());
+        }
+        return all;
+    }
+};
+
+// As sample_row, with the given tokens alone as candidates.
+enum llc_status sample_from(
+        struct llama_sampler * sampler, std::vector<llama_token_data> found, llama_token * token) {
     llama_token_data_array candidates = {found.data(), found.size(), -1, false};
     if (candidates.size > 0) {
         llama_sampler_apply(sampler, &candidates);
@@ -80,6 +107,8 @@ enum llc_status sample_likeliest(
     llama_sampler_accept(sampler, *token);
     return LLC_OK;
 }
+
+constexpr int64_t worth_threads = 1 << 16; // logits; fewer are looked through while threads would be told to
 
 } // namespace
 
@@ -94,16 +123,33 @@ enum llc_status llc_sample(struct llama_sampler * sampler, struct llama_context 
 }
 
 enum llc_status llc_sample_batch(
-        struct llama_context * ctx, size_t n, struct llama_sampler ** samplers, const int32_t * rows,
-        const int32_t * n_first, llama_token * tokens, size_t * n_done) {
+        struct llama_context * ctx, struct ggml_threadpool * pool, int32_t n_threads, size_t n,
+        struct llama_sampler ** samplers, const int32_t * rows, const int32_t * n_first, llama_token * tokens,
+        size_t * n_done) {
     *n_done = 0;
-    std::vector<llama_token_data> found;
     enum llc_status result = LLC_OK;
     const auto status = guarded([&] {
+        search wanted;
+        wanted.n_vocab = llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(ctx)));
+        if (int64_t(wanted.n_vocab) * int64_t(n) < worth_threads) {
+            n_threads = 1;
+        }
+        std::vector<int32_t> place(n, -1); // in the search
+        for (size_t k = 0; k < n; ++k) {
+            const float * logits = n_first[k] > 0 ? llama_get_logits_ith(ctx, rows[k]) : nullptr;
+            if (logits != nullptr && llama_get_sampled_token_ith(ctx, rows[k]) == LLAMA_TOKEN_NULL &&
+                llama_get_sampled_logits_ith(ctx, rows[k]) == nullptr) { // no sampler in the graph was here first
+                place[k] = static_cast<int32_t>(wanted.logits.size());
+                wanted.add(logits, n_first[k], n_threads);
+            }
+        }
+        if (!wanted.logits.empty()) {
+            llc::run_on_pool(pool, n_threads, search::run, &wanted);
+        }
         for (size_t k = 0; k < n && result == LLC_OK; ++k) {
             tokens[k] = LLAMA_TOKEN_NULL;
-            result = n_first[k] > 0 ? sample_likeliest(samplers[k], ctx, rows[k], n_first[k], found, &tokens[k])
-                                    : sample_row(samplers[k], ctx, rows[k], &tokens[k]);
+            result = place[k] >= 0 ? sample_from(samplers[k], wanted.candidates(place[k]), &tokens[k])
+                                   : sample_row(samplers[k], ctx, rows[k], &tokens[k]);
             *n_done += result == LLC_OK;
         }
         return LLC_OK;

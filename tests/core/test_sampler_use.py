@@ -3,11 +3,13 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 from samplers import MAKERS
 
+from llamacore.core.batch import Batch
 from llamacore.core.context import Context
 from llamacore.core.model import Model
 from llamacore.core.sample_rows import RowSampler
@@ -20,6 +22,7 @@ from llamacore.errors import (
     OutputError,
     SamplingError,
 )
+from llamacore.testing import tiny_model
 
 
 @pytest.fixture(params=sorted(MAKERS))
@@ -411,3 +414,25 @@ def test_how_many_tokens_a_sampler_has_to_see(model: Model) -> None:
     assert Sampler.chain(Sampler.top_k(10**6), Sampler.dist())._item.candidates() == 0
     assert Sampler.dist()._item.candidates() == 0
     assert Sampler.greedy()._item.candidates() == 1
+
+
+def test_rows_of_a_large_vocabulary_on_several_threads(tmp_path: Path) -> None:
+    """Threads look through a part of the vocabulary each; the choice is that of one thread, with changing pools too."""
+    path = tiny_model(tmp_path / "large.gguf", n_vocab=40_000, n_embd=32, n_layer=1)
+    chosen = []
+    with Model.load(path) as model:
+        for n_threads in (1, 2, 3):
+            with model.context(n_ctx=64, n_threads=n_threads, n_threads_batch=1) as ctx:
+                batch = Batch(8)
+                batch.add_tokens(range(8), outputs="all")
+                ctx.decode(batch)
+                rows = RowSampler(8)
+                chains = [Sampler.chain(Sampler.top_k(50), Sampler.temp(1.4), Sampler.dist(i)) for i in range(8)]
+                chosen.append(rows.sample(ctx, list(range(8)), chains))
+                ctx.set_threads(2)
+                batch.clear()
+                batch.add_tokens([9], 8)
+                ctx.decode(batch)
+                chosen[-1] += rows.sample(ctx, [0, 0], [Sampler.greedy(), Sampler.greedy()])
+    assert chosen[0] == chosen[1] == chosen[2]
+    assert len(set(chosen[0])) > 3
