@@ -283,3 +283,18 @@ def test_samples_that_do_not_fit(make_engine, attention):
     engine = make_engine(attention, n_ctx=400, n_parallel=4)
     results = engine.submit(ask(text(1, 200), 120, sampling=unending(), n=4)).results()
     assert [tuple(by_hand(attention, text(1, 200), 120))] * 4 == [completion.tokens for completion in results]
+
+
+@pytest.mark.parametrize("kind", ["attention", "hybrid"])
+def test_separate_caches_share_too(make_engine, tiny, kind):
+    """With a cache of its own for each sequence a beginning is copied; the texts are the same."""
+    arch, options = KINDS[kind]
+    model = tiny(arch, **options)
+    engine = make_engine(model, n_ctx=2048, kv_unified=False)
+    prefix = text(1, 90)
+    write(engine, prefix, 0)
+    running = [engine.submit(ask(prefix + text(seed, 20), 60, sampling=unending())) for seed in range(2, 8)]
+    for seed, generation in zip(range(2, 8), running, strict=True):
+        result = generation.result()
+        assert 90 == result.usage.cached_tokens
+        assert by_hand(model, prefix + text(seed, 20), 60) == list(result.tokens)
