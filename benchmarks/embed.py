@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ HERE = Path(__file__).resolve().parent
 # Behind everything installed: the package that is measured stays the installed one.
 sys.path.append(str(HERE.parent))
 
+from generate import Requirement  # noqa: E402
 from rounds import SETTLE_SECONDS  # noqa: E402
 
 import llamacore  # noqa: E402
@@ -42,21 +43,6 @@ MODELS: dict[str, dict[str, Any]] = {
         "n_ctx_train": 4096,
     },
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Requirement:
-    """One figure and the limit that it is held to."""
-
-    name: str
-    value: float
-    limit: float
-    at_least: bool
-
-    @property
-    def held(self) -> bool:
-        """Whether the figure is within its limit."""
-        return self.value >= self.limit if self.at_least else self.value <= self.limit
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:

@@ -212,6 +212,10 @@ class LlamaBase:
         """Compute one token and forget it, so that the first request does not pay for page faults."""
         self.generate([self.model.vocab.bos or 0], max_tokens=1, cache_prompt=False)
 
+    async def awarmup(self) -> None:
+        """`warmup` for event loops."""
+        await self.agenerate([self.model.vocab.bos or 0], max_tokens=1, cache_prompt=False)
+
     def close(self) -> None:
         """End what is running; free the context, and the model if it was loaded here. Doing it again does nothing."""
         if self._engine is not None:

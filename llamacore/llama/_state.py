@@ -74,5 +74,17 @@ class StateMixin(LlamaBase):
             raise StateError(f"loading the state {source}: {error.strerror}", hint="check the path") from error
         return self.state_from_bytes(data)
 
+    async def asave_state(self, path: StrPath, prompt: Prompt) -> None:
+        """`save_state` for event loops."""
+        import asyncio
+
+        await asyncio.to_thread(self.save_state, path, prompt)
+
+    async def aload_state(self, path: StrPath) -> list[int]:
+        """`load_state` for event loops."""
+        import asyncio
+
+        return await asyncio.to_thread(self.load_state, path)
+
     def _tokens(self, prompt: Prompt) -> list[int]:
         return self.tokenize(prompt) if isinstance(prompt, (str, bytes)) else list(prompt)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 import llamacore as lc
@@ -83,6 +85,13 @@ def test_llama_saves_and_loads(demo_path, tmp_path):
         assert text == llama.generate(prompt, max_tokens=20, temperature=0).text
         assert llama.state_from_bytes(path.read_bytes()) == tokens
         llama.warmup()
+
+        async def twins():
+            await llama.awarmup()
+            await llama.asave_state(path, "Long ago")
+            return await llama.aload_state(path)
+
+        assert asyncio.run(twins()) == llama.tokenize("Long ago")
 
 
 def test_llama_and_its_adapters(tiny_path, tmp_path):
