@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from .core import sampler_checks
 from .core.grammar import Schema, json_schema_to_gbnf
@@ -207,9 +207,14 @@ class SamplingParams:
         real("adaptive_decay", self.adaptive_decay, 0.0, 0.99)
         whole("mirostat", self.mirostat, 0, 2)
         sampler_checks.breakers(self.dry_sequence_breakers)
-        sampler_checks.logit_bias(self.logit_bias.items(), None)
-        if isinstance(self.samplers, str):
-            raise InvalidArgumentError("samplers is one string", hint="give a list of names, such as DEFAULT_SAMPLERS")
+        sampler_checks.logit_bias(self.logit_bias, None)
+        prompt: Any = self.generation_prompt
+        if not isinstance(prompt, str):
+            raise InvalidArgumentError(f"generation_prompt={prompt!r}", hint="give a text")
+        if isinstance(self.samplers, str) or not isinstance(self.samplers, Iterable):
+            raise InvalidArgumentError(
+                f"samplers={self.samplers!r}", hint="give a list of names, such as DEFAULT_SAMPLERS"
+            )
         object.__setattr__(self, "samplers", tuple(sampler_name(name) for name in self.samplers))
         if self.grammar is not None and self.json_schema is not None:
             raise InvalidArgumentError("there is both a grammar and a json_schema", hint="give one of them")

@@ -304,7 +304,7 @@ class Sampler(SamplerChain):
             model: Model whose vocabulary the tokens are from.
             logit_bias: Token to bias; minus infinity forbids the token.
         """
-        pairs = sampler_checks.logit_bias(logit_bias.items(), len(model.vocab))
+        pairs = sampler_checks.logit_bias(logit_bias, len(model.vocab))
         array = ffi.new("llama_logit_bias[]", pairs)
         return cls._make_for(
             model,

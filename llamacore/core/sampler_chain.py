@@ -63,7 +63,7 @@ class SamplerChain(SamplerHandle):
         backend.init()
         params = lib.llama_sampler_chain_default_params()
         if no_perf is not None:
-            params.no_perf = no_perf
+            params.no_perf = bool(no_perf)
         chain = cls(lib.llama_sampler_chain_init(params), Item("chain"))
         try:
             chain.extend(samplers)

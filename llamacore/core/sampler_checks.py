@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from ..errors import InvalidArgumentError, OutOfRangeError
 
@@ -89,10 +89,12 @@ def token(value: int, n_vocab: int | None) -> int:
     return number
 
 
-def logit_bias(tokens: Iterable[tuple[int, float]], n_vocab: int | None) -> list[tuple[int, float]]:
+def logit_bias(biases: Mapping[int, float], n_vocab: int | None) -> list[tuple[int, float]]:
     """Return pairs of token and bias; a bias is finite, or minus infinity to forbid the token."""
+    if not isinstance(biases, Mapping):
+        raise InvalidArgumentError(f"logit_bias={biases!r}", hint="give {token: bias}")
     pairs = []
-    for key, bias in tokens:
+    for key, bias in biases.items():
         number = token(key, n_vocab)
         pairs.append((number, -math.inf if bias == -math.inf else real(f"the bias of token {number}", bias)))
     return pairs
@@ -100,8 +102,8 @@ def logit_bias(tokens: Iterable[tuple[int, float]], n_vocab: int | None) -> list
 
 def breakers(texts: Iterable[str]) -> list[bytes]:
     """Return DRY sequence breakers as bytes."""
-    if isinstance(texts, str):
-        raise InvalidArgumentError("dry_sequence_breakers is one string", hint="give a list of strings")
+    if isinstance(texts, str) or not isinstance(texts, Iterable):
+        raise InvalidArgumentError(f"dry_sequence_breakers={texts!r}", hint="give a list of strings")
     found = []
     for text in texts:
         raw = utf8("a DRY sequence breaker", text)

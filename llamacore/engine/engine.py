@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..core import sampler_checks
 from ..errors import (
     BrokenError,
     BusyError,
@@ -22,7 +23,7 @@ from ..errors import (
     ContextFullError,
     InvalidArgumentError,
     LlamaCoreError,
-    OutOfRangeError,
+    NativeError,
     QueueFullError,
     UnsupportedError,
 )
@@ -127,31 +128,29 @@ class Engine:
         """
         worker = self._worker
         worker.require_open()
-        self._require_sound(request)
+        prompt = self._require_sound(request)
         if worker.n_waiting >= self.params.max_queue:
             raise QueueFullError(
                 f"{self.params.max_queue} requests wait already (max_queue)", hint="try again later, or raise max_queue"
             )
         samplers = self._samplers(request.sampling, request.params.n, request.params.min_tokens)
         mailbox = Mailbox(worker.cancel_requested)
-        job = Job(next(_numbers), request, samplers, mailbox, self._pieces, self._model_name)
+        job = Job(next(_numbers), prompt, request.params, samplers, mailbox, self._pieces, self._model_name)
         generation = Generation(mailbox)
         worker.post(job)
         return generation
 
-    def _require_sound(self, request: Request) -> None:
-        prompt, params, context = request.prompt, request.params, self.context
-        n_vocab = context.model.n_vocab
-        if not len(prompt):
+    def _require_sound(self, request: Request) -> list[int]:
+        """Check what is asked, and return the prompt as plain numbers."""
+        params, context = request.params, self.context
+        prompt = sampler_checks.tokens(request.prompt, context.model.n_vocab)
+        if not prompt:
             raise InvalidArgumentError("the prompt has no tokens", hint="give some text")
         if len(prompt) > context.n_ctx_seq:
             raise ContextFullError(
                 f"the prompt has {len(prompt)} tokens, the context takes {context.n_ctx_seq}",
                 hint="shorten it, or use a larger n_ctx",
             )
-        if min(prompt) < 0 or max(prompt) >= n_vocab:
-            wrong = next(token for token in prompt if not 0 <= token < n_vocab)
-            raise OutOfRangeError(f"prompt token {wrong!r}", hint=f"tokens are 0 to {n_vocab - 1}")
         if params.n > context.n_seq_max:
             raise InvalidArgumentError(
                 f"n={params.n} samples", hint=f"this engine has {context.n_seq_max} sequences (n_parallel)"
@@ -161,6 +160,7 @@ class Engine:
                 raise InvalidArgumentError(
                     f"{adapter!r} is closed, or belongs to another model", hint="load it with this model"
                 )
+        return prompt
 
     def _samplers(self, sampling: SamplingParams, n: int, min_tokens: int) -> list[Sampler]:
         made: list[Sampler] = []
@@ -355,6 +355,10 @@ class _Worker:
                     raise
                 except LlamaCoreError as error:
                     scheduler.fail_active(error)
+                except Exception as error:  # a defect of ours ends all that may have met it, not the engine
+                    _log.exception("a step of the engine failed")
+                    failure = NativeError(f"the engine failed: {type(error).__name__}: {error}")
+                    scheduler.fail_active(failure, waiting_too=True)
         except ClosedError:
             pass  # the context was closed, by us or with its model
         except LlamaCoreError as error:

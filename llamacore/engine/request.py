@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from ..core import sampler_checks
+from ..core.adapters import LoraAdapter
 from ..errors import InvalidArgumentError
 from ..sampling import SamplingParams
-
-if TYPE_CHECKING:
-    from ..core.adapters import LoraAdapter
 
 Overflow = Literal["stop", "shift", "error"]
 
@@ -64,8 +63,17 @@ class GenerationParams:
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
-        if not all(self.stop):
-            raise InvalidArgumentError("a stop string is empty", hint="leave it out")
+        object.__setattr__(self, "stop", _all("stop", self.stop, lambda stop: isinstance(stop, str) and bool(stop)))
+        object.__setattr__(self, "checkpoints", _all("checkpoints", self.checkpoints, _is_whole))
+        object.__setattr__(self, "shown_tokens", frozenset(_all("shown_tokens", self.shown_tokens, _is_whole)))
+        loras: Any = self.loras
+        if not isinstance(loras, Mapping) or not all(isinstance(lora, LoraAdapter) for lora in loras):
+            raise InvalidArgumentError(f"loras={loras!r}", hint="give {adapter: scale}")
+        for scale in self.loras.values():
+            sampler_checks.real("the scale of an adapter", scale)
+        for name in ("special", "cache_prompt", "stream"):
+            if not isinstance(getattr(self, name), bool):
+                raise InvalidArgumentError(f"{name}={getattr(self, name)!r}", hint="give True or False")
         _whole("max_tokens", self.max_tokens, 0)
         _whole("min_tokens", self.min_tokens, 0)
         _whole("n", self.n, 1)
@@ -97,6 +105,19 @@ class Request:
     prompt: Sequence[int]
     sampling: SamplingParams = field(default_factory=SamplingParams)
     params: GenerationParams = field(default_factory=GenerationParams)
+
+
+def _is_whole(value: Any) -> bool:
+    return hasattr(value, "__index__") and not isinstance(value, bool)
+
+
+def _all(name: str, values: Any, is_right: Callable[[Any], bool]) -> tuple[Any, ...]:
+    """The values as a tuple, if there are some and all are right."""
+    found = tuple(values) if isinstance(values, Iterable) and not isinstance(values, (str, bytes, Mapping)) else None
+    if found is None or not all(map(is_right, found)):
+        what = "non-empty texts" if name == "stop" else "whole numbers"
+        raise InvalidArgumentError(f"{name}={values!r}", hint=f"give a sequence of {what}")
+    return found
 
 
 def _whole(name: str, value: Any, lowest: int, highest: int = 2**31 - 1) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ..core.sampler import Sampler
     from .cached_text import CachedText
     from .generation import Mailbox
-    from .request import Request
+    from .request import GenerationParams
 
 
 _MIN_CHECKPOINT = 32  # so few tokens are computed as quickly as a state is restored
@@ -24,7 +24,8 @@ class Job:
 
     Args:
         number: Running number of the request.
-        request: What was asked.
+        prompt: Token ids.
+        params: What was asked.
         samplers: A sampler for each sample; closed at its end.
         mailbox: Where everything is delivered.
         pieces: Bytes of tokens.
@@ -34,16 +35,16 @@ class Job:
     def __init__(
         self,
         number: int,
-        request: Request,
+        prompt: list[int],
+        params: GenerationParams,
         samplers: list[Sampler],
         mailbox: Mailbox,
         pieces: PieceTable,
         model_name: str,
     ) -> None:
-        params = request.params
         self.number = number
         self.params = params
-        self.prompt = list(request.prompt)
+        self.prompt = prompt
         self.mailbox = mailbox
         self.model_name = model_name
         self.key = frozenset(params.loras.items())

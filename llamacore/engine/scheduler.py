@@ -157,9 +157,10 @@ class Scheduler:
             self._tell("failed", job, detail=str(error))
             job.mailbox.end(error)
 
-    def fail_active(self, error: BaseException) -> None:
-        """End every request that is being computed; those that wait are not affected."""
-        for job in {sample.job: None for sample in self.active}:
+    def fail_active(self, error: BaseException, *, waiting_too: bool = False) -> None:
+        """End every request that is being computed, and those that wait if they may be the cause."""
+        waiting = {*self.waiting, *(sample.job for sample in self.preempted)} if not waiting_too else set()
+        for job in [job for job in self.jobs.values() if job not in waiting]:
             self.fail(job, error)
 
     def _leave(self, sample: Sample, *, keep: bool) -> None:

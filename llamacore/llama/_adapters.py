@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from ..core.adapters import LoraAdapter
 from ..errors import InvalidArgumentError
@@ -42,6 +43,9 @@ class AdapterMixin(LlamaBase):
         Raises:
             InvalidArgumentError: An adapter is closed or belongs to another model.
         """
+        given: Any = scales
+        if not isinstance(given, Mapping) or not all(isinstance(adapter, LoraAdapter) for adapter in given):
+            raise InvalidArgumentError(f"{given!r} are no adapters with scales", hint="give {adapter: scale}")
         for adapter in scales:
             if adapter.closed or adapter.model is not self.model:
                 raise InvalidArgumentError(f"{adapter!r} is closed, or belongs to another model", hint="load it here")

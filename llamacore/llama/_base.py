@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from ..engine.engine import Engine, EngineParams
 from ..engine.generation import Generation
 from ..engine.records import Completion
 from ..engine.request import GenerationParams, Request
-from ..errors import UnsupportedError
+from ..errors import InvalidArgumentError, UnsupportedError
 from ..hub import demo_model_path
 from ..openai.constructor import translate
 from ..params import ContextParams, FlashAttn, GpuLayers, ModelParams, StrPath, merge
@@ -200,6 +200,10 @@ class LlamaBase:
     def _submit(
         self, prompt: Prompt, n: int, stream: bool, sampling: SamplingParams | None, options: GenerateOptions
     ) -> Generation:
+        if sampling is not None and not isinstance(sampling, SamplingParams):
+            raise InvalidArgumentError(f"sampling={sampling!r}", hint="give a SamplingParams")
+        if not isinstance(prompt, Iterable):
+            raise InvalidArgumentError(f"a {type(prompt).__name__} is no prompt", hint="give a text or token ids")
         ending, tokenizing, choosing = split(options)
         if self._seed is not None and (sampling is None or sampling.seed is None):
             choosing.setdefault("seed", self._seed)

@@ -70,8 +70,9 @@ class StateMixin(LlamaBase):
         try:
             with open(source, "rb") as file:
                 data = file.read()
-        except OSError as error:
-            raise StateError(f"loading the state {source}: {error.strerror}", hint="check the path") from error
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise StateError(f"loading the state {source!r}: {why}", hint="check the path") from error
         return self.state_from_bytes(data)
 
     async def asave_state(self, path: StrPath, prompt: Prompt) -> None:

@@ -107,6 +107,23 @@ def test_a_request_that_fails_leaves_the_neighbours_alone(engine, model):
     assert 1 == engine.stats().failed
 
 
+def test_a_defect_does_not_end_the_engine(engine, model, monkeypatch, caplog):
+    """An error that nobody foresaw ends the requests that may have met it, and the engine goes on."""
+    from llamacore.engine.sample import Job
+
+    kept = engine.submit(ask(prompt_of(5), 2, sampling=unending()))
+    kept.result()
+    with monkeypatch.context() as patch:
+        patch.setattr(Job, "is_late", lambda *_: 1 // 0)
+        broken = engine.submit(ask(prompt_of(6), 50, sampling=unending(), deadline=60.0))
+        with pytest.raises(lc.NativeError, match="ZeroDivisionError"):
+            broken.result()
+    assert "a step of the engine failed" in caplog.text
+    assert by_hand(model, prompt_of(5), 20) == list(
+        engine.submit(ask(prompt_of(5), 20, sampling=unending())).result().tokens
+    )
+
+
 def test_every_handle_ends_once(engine):
     """The last chunk comes once, iteration stays at its end, and so does the result."""
     generation = engine.submit(ask(prompt_of(1), 5, sampling=unending()))
@@ -336,6 +353,8 @@ def test_the_event_hook(make_engine, model, caplog):
         (lambda: ask([]), lc.InvalidArgumentError),
         (lambda: ask([5] * 513), lc.ContextFullError),
         (lambda: ask([300]), lc.OutOfRangeError),
+        (lambda: ask(["a"]), lc.InvalidArgumentError),
+        (lambda: ask([1.5]), lc.InvalidArgumentError),
         (lambda: ask([-1]), lc.OutOfRangeError),
         (lambda: ask([1], n=5), lc.InvalidArgumentError),
         (lambda: ask([1], sampling=lc.SamplingParams(grammar="root ::= (")), lc.GrammarError),
@@ -351,6 +370,8 @@ def test_bad_requests_are_refused_at_once(engine, request_, error):
 @pytest.mark.parametrize(
     "wrong",
     [
+        {"stop": None}, {"stop": [1]}, {"checkpoints": None}, {"checkpoints": ["a"]}, {"shown_tokens": [None]},
+        {"loras": None}, {"loras": {"a": 1.0}}, {"special": "yes"}, {"cache_prompt": None},
         {"n": 0}, {"n": True}, {"min_tokens": -1}, {"min_tokens": 9, "max_tokens": 8}, {"deadline": -1.0},
         {"time_limit": float("nan")}, {"overflow": "drop"}, {"stop": [""]}, {"n_keep": -1}, {"priority": 0.5},
     ],
