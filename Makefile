@@ -2,7 +2,7 @@
 PYTHON ?= python
 ARGS ?=
 
-.PHONY: help build test check docs bench demo clean
+.PHONY: help build test check docs bench soak demo clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,11 @@ docs: ## build the site into site/
 
 bench: ## run the benchmarks
 	$(PYTHON) benchmarks/generate.py $(ARGS)
+	$(PYTHON) benchmarks/engine.py
+	$(PYTHON) benchmarks/embed.py
+
+soak: ## twenty minutes of random requests to one engine
+	$(PYTHON) tests/stress/soak.py 1200
 
 demo: ## train the demo model anew
 	$(PYTHON) -m tools.train_demo --work build/demo $(ARGS)
