@@ -121,23 +121,6 @@ class Batch:
         self._token[row] = token
         return self._finish(row, pos, seq_ids, output)
 
-    def set_token(self, token: int, pos: int) -> None:
-        """Make the first row another token at another position, which is all that a generation changes per token.
-
-        Raises:
-            InvalidArgumentError: The batch has no rows, or holds embeddings.
-            BusyError: Another thread is decoding it.
-        """
-        if self._decoding:
-            raise BusyError("this Batch is being decoded by another thread", hint="give each thread its own")
-        if self.n_embd or not self._native.n_tokens:
-            raise InvalidArgumentError("this batch has no token to replace", hint="add() one first")
-        try:
-            self._token[0] = token  # C checks both when it decodes
-            self._pos[0] = pos
-        except OverflowError:
-            raise OutOfRangeError(f"token {token!r} at position {pos!r}", hint="both have 32 bits") from None
-
     def advance(self, tokens: Sequence[int]) -> None:
         """Make every row the next token of its sequence: all that changes between the steps of running generations.
 

@@ -121,7 +121,6 @@ CALLS: dict[str, Callable[[Things], Any]] = {
     "Batch.clear": lambda t: t.batch.clear(),
     "Batch.embd": lambda t: t.embd.embd,
     "Batch.seq_ids": lambda t: t.batch.seq_ids(0),
-    "Batch.set_token": lambda t: t.batch.set_token(5, 0),
 }
 
 # right only for other models or contexts: here they are refused, before and after closing
@@ -255,9 +254,8 @@ OTHERS: dict[str, Callable[[Things], Any]] = {
     "add to a number": lambda t: t.batch.add(5, 3, 0),
     "tokens of embeddings": lambda t: t.embd.tokens,
     "embeddings of tokens": lambda t: t.batch.embd,
-    "set_token without a row": lambda t: lc.Batch(1).set_token(5, 0),
-    "set_token out of range": lambda t: t.batch.set_token(2**40, 0),
-    "set_token at no position": lambda t: t.batch.set_token(5, 2**40),
+    "advance without rows": lambda t: lc.Batch(1).advance([5]),
+    "advance out of range": lambda t: t.batch.advance([2**40] * len(t.batch)),
     "a full batch": lambda t: [t.batch.add(5, pos) for pos in range(20)],
 }
 

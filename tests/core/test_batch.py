@@ -63,16 +63,6 @@ def test_a_refused_row_changes_nothing():
         assert len(batch) == 1 and batch.tokens.tolist() == [1]
 
 
-def test_replacing_the_token():
-    """set_token() changes the first row, and is refused where there is none."""
-    batch = filled([5, 6])
-    batch.set_token(9, 4)
-    assert batch.tokens.tolist() == [9, 6] and batch.pos.tolist() == [4, 1]
-    for refused in (lc.Batch(2), lc.Batch(2, n_embd=2)):
-        with pytest.raises(lc.InvalidArgumentError):
-            refused.set_token(1, 1)
-
-
 def test_views_outlive_the_batch():
     """A view stays valid when the batch is gone, because it holds the memory."""
     batch = filled(words(64))

@@ -291,7 +291,7 @@ def test_use_during_a_decode(tiny):
             ctx.synchronize,
             batch.clear,
             lambda: batch.add(1, 0),
-            lambda: batch.set_token(1, 0),
+            lambda: batch.advance([1]),
             lambda: second.decode(batch),
         ):
             with pytest.raises(lc.BusyError):

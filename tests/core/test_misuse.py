@@ -141,7 +141,7 @@ def test_from_a_callback(things, tiny_path):
 
     lc.Model.load(tiny_path("mamba"), progress=work).close()
     assert {name for name, _ in errors} <= {"Batch.add", "Batch.add_tokens", "Context.decode", "Memory.seq_div"} | {
-        "Context.logits", "Context.logprobs", "Batch.seq_ids", "Batch.advance", "Batch.set_token", "Batch.add_embd",
+        "Context.logits", "Context.logprobs", "Batch.seq_ids", "Batch.advance", "Batch.add_embd",
         "Context.sampled"
     }  # fmt: skip
     assert_works(things)
