@@ -144,7 +144,7 @@ def generate(
             note(f"no --model given: using the bundled demo model {demo_model_path().name}", quiet=quiet)
         llama = Llama(
             model, n_gpu_layers=_gpu_layers(gpu_layers), n_threads=threads,
-            n_ctx=ctx_size, progress=loading_progress(quiet),
+            n_parallel=1, n_ctx=ctx_size, progress=loading_progress(quiet),
         )  # fmt: skip
         with llama:
             use_template = not raw and llama.model.chat_template() is not None

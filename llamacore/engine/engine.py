@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import itertools
 import logging
+import os
 import threading
 import time
 import weakref
@@ -271,6 +272,7 @@ class _Worker:
         cache = PrefixCache(context, max_bytes=params.cache_bytes, folder=folder)
         self.scheduler = Scheduler(context, cache, self._set_in_flight, params.on_event)
         self.closing = False
+        self._pid = os.getpid()
         self._context = context
         self._inbox: deque[Job | Callable[[], None]] = deque()
         self._wake = threading.Event()
@@ -290,12 +292,18 @@ class _Worker:
         return len(self._inbox) + len(self.scheduler.waiting)
 
     def require_open(self) -> None:
+        if self._pid != os.getpid():
+            raise ClosedError(
+                "this engine was made before os.fork() and has no thread in the child process",
+                hint="load the model in the process that uses it (multiprocessing: the 'spawn' start method)",
+            )
         if self._context.closed or self.closing:
             raise ClosedError("this engine is closed", hint="make a new one")
         if self._error is not None:
             raise BrokenError(f"this engine has stopped: {self._error.message}", hint="close it and make a new one")
 
     def post(self, item: Job | Callable[[], None]) -> None:
+        self.require_open()
         with self._lock:
             self.require_open()
             self._inbox.append(item)
@@ -303,6 +311,8 @@ class _Worker:
 
     def cancel_requested(self) -> None:
         """Somebody cancelled a request: end the batch early if it is for cancelled ones alone."""
+        if self._pid != os.getpid():
+            return
         self.scheduler.cancelled = True
         with self._lock:
             if self._computing and all(sample.job.mailbox.cancelled for sample in self._computing):
@@ -327,6 +337,8 @@ class _Worker:
 
     def stop(self) -> None:
         """End the thread; what is running is cancelled."""
+        if self._pid != os.getpid():
+            return  # there is none, and the lock may be held by it for ever
         with self._lock:
             self.closing = True
             if self._computing:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import threading
 import time
 import weakref
@@ -394,6 +395,35 @@ def test_contexts_that_cannot_serve(tiny):
     narrow = tiny("llama").context(n_threads=1, n_seq_max=8, n_batch=32, n_ubatch=4, kv_unified=True)
     with narrow as context, pytest.raises(lc.InvalidArgumentError, match="n_seq_max=8"):
         lc.Engine(context)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_a_forked_child_is_told(run_child):
+    """In a child process there is no engine thread: requests are refused at once, handles end, and exiting works."""
+    run_child(
+        """
+        import os, warnings
+        warnings.simplefilter("ignore")
+        llama = lc.Llama(n_threads=1, n_ctx=4096)
+        running = llama.stream("Once upon a time", ignore_eos=True)
+        next(running)
+        pid = os.fork()
+        if pid == 0:
+            try:
+                llama.generate("no")
+            except lc.ClosedError as error:
+                assert "os.fork()" in str(error)
+            else:
+                os._exit(3)
+            running.cancel()
+            running.close()
+            llama.close()
+            sys.exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        running.cancel()
+        assert running.result().finish_reason == "cancelled"
+        """
+    )
 
 
 def test_exiting_with_work_in_flight(run_child):
