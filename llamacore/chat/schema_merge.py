@@ -35,6 +35,14 @@ def type_names(value: Any, path: str) -> list[str]:
     return [name for name in dict.fromkeys(names) if name != "integer" or "number" not in names]
 
 
+_FORMS: dict[str, tuple[type, str]] = {
+    "enum": (list, "list"),
+    "anyOf": (list, "list"),
+    "oneOf": (list, "list"),
+    "properties": (Mapping, "object"),
+}
+
+
 def merged(left: Any, right: Any, root: Any, path: str, hops: int = 0) -> dict[str, Any]:
     """Make one schema of two.
 
@@ -82,6 +90,9 @@ def _plain(schema: Any, root: Any, path: str, hops: int) -> tuple[dict[str, Any]
     if not isinstance(schema, Mapping):
         raise GrammarError(f"JSON schema, {path}: a schema is an object, not {str(schema)[:60]}")
     plain = dict(schema)
+    for key, (kind, what) in _FORMS.items():
+        if key in plain and not isinstance(plain[key], kind):
+            raise GrammarError(f"JSON schema, {step(path, key)}: {str(plain[key])[:60]} is no {what}")
     if "$ref" not in plain:
         return plain, hops
     ref = plain.pop("$ref")
