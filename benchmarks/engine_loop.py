@@ -12,8 +12,6 @@ from llamacore import Llama
 from llamacore.core.context import Context
 from llamacore.core.sample_rows import RowSampler
 
-N_PREFIX_TTFT = 2000
-
 
 class NativeTime:
     """CPU time of the engine's thread inside the native calls of a step, by wrapping those two."""

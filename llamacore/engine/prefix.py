@@ -147,8 +147,6 @@ class PrefixCache:
             assert source.file is not None and self._folder is not None
             snapshot = self._folder.load(source.file)
             source.state, source.checkpoints = snapshot.state, dict(snapshot.checkpoints)
-            if self.needs_checkpoints and usable < len(source.tokens):
-                usable = self._usable(source, usable)
         state = source.state  # claiming a sequence may drive it out of host memory
         text = CachedText(source.key, list(source.tokens), running=True, checkpoints=dict(source.checkpoints))
         seq = self._claim_sequence(source)
@@ -183,6 +181,8 @@ class PrefixCache:
         if length < len(text.tokens):
             try:
                 if self.needs_checkpoints:
+                    if length not in text.checkpoints:  # what was kept meanwhile has driven it out
+                        raise StateError(f"the checkpoint after {length} tokens is gone")
                     context.state.from_bytes(text.checkpoints[length], seq)
                 if not context.memory.seq_rm(seq, length, -1):
                     raise StateError(f"the memory cannot be cut at {length} tokens")

@@ -298,3 +298,16 @@ def test_separate_caches_share_too(make_engine, tiny, kind):
         result = generation.result()
         assert 90 == result.usage.cached_tokens
         assert by_hand(model, prefix + text(seed, 20), 60) == list(result.tokens)
+
+
+def test_a_checkpoint_that_keeping_a_snapshot_drives_out(make_engine, hybrid):
+    """With hardly room for one snapshot its checkpoint has to go; the text is computed again, the engine goes on."""
+    prompt = text(1, 300)
+    probe = make_engine(hybrid, n_parallel=1, n_ctx=1024)
+    write(probe, prompt)
+    size = probe.call(lambda context: context.state.size(0))
+    engine = make_engine(hybrid, n_parallel=1, n_ctx=1024, cache_bytes=size + 2000)
+    check(hybrid, engine, prompt, 0)
+    for _ in range(3):
+        check(hybrid, engine, prompt)
+    assert 0 == engine.stats().failed
