@@ -145,6 +145,7 @@ def throughput(options: argparse.Namespace, tools: Path) -> dict[int, dict[str, 
     model = model_file("0.1b", options.cache)
     settings = {
         "model": str(model), "n_ctx": 256 * max(STREAMS), "n_parallel": max(STREAMS), "n_threads": options.threads,
+        "kv_unified": False,  # as llama-server with a given number of slots
     }  # fmt: skip
     rates: dict[int, dict[str, list[float]]] = {n: {} for n in options.streams}
 
@@ -187,7 +188,8 @@ def first_tokens(options: argparse.Namespace) -> dict[str, dict[str, float]]:
     for name, (path, n_vocab) in models.items():
         drawn = random.Random(1)
         prefix = [drawn.randrange(300, n_vocab - 100) for _ in range(N_PREFIX)]
-        settings = {"model": str(path), "n_ctx": 4096, "n_parallel": 4, "n_threads": options.threads, "overhead": False}
+        settings = {"model": str(path), "n_ctx": 4096, "n_parallel": 4, "n_threads": options.threads}
+        settings |= {"kv_unified": True, "overhead": False}
         with child(settings) as ask:
             found[name] = ask({"prefix": prefix, "rounds": 11})
         found[name]["decodes"] = found[name]["first_token_ms"] / found[name]["token_ms"]

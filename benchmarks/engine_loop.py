@@ -8,7 +8,7 @@ import threading
 import time
 from typing import Any
 
-from llamacore import Llama
+from llamacore import ContextParams, Llama
 from llamacore.core.context import Context
 from llamacore.core.sample_rows import RowSampler
 
@@ -84,8 +84,9 @@ def main() -> None:
     """Load, warm up, and answer each line of standard input."""
     settings = json.loads(sys.argv[1])
     native = NativeTime() if settings.pop("overhead") else None
-    model = settings.pop("model")
-    with Llama(model, **settings) as llama:
+    model, n_parallel = settings.pop("model"), settings.pop("n_parallel")
+    params = ContextParams(n_seq_max=n_parallel, n_outputs_max=n_parallel, **settings)
+    with Llama(model, context_params=params) as llama:
         llama.generate([1, 2, 3], max_tokens=2)
         print("ready", flush=True)
         for line in sys.stdin:

@@ -40,7 +40,8 @@ _HOME = {
     "llamacore.engine.generation": ("Generation",),
     "llamacore.engine.records": ("Chunk", "Completion", "TokenLogprob", "Timings", "Usage"),
     "llamacore.engine.request": ("GenerationParams", "Request"),
-    "llamacore.engine.stats": ("EngineEvent", "EngineStats"),
+    "llamacore.engine.speculation.params": ("DraftModel", "Mtp", "Ngram"),
+    "llamacore.engine.stats": ("EngineEvent", "EngineStats", "SpeculationStats"),
     "llamacore.chat.template": ("ChatTemplate",),
     "llamacore.sampling": ("SamplingParams",),
     "llamacore.params": ("ContextParams", "ModelParams"),
@@ -49,6 +50,7 @@ _HOME = {
     "llamacore.core.batch": ("Batch",),
     "llamacore.core.sampler": ("Sampler",),
     "llamacore.core.vocab": ("TokenAttr", "Vocab"),
+    "llamacore.core.speculative": ("MtpSession", "MtpSessionConfig", "SpeculativeConfig", "SpeculativeSession"),
     "llamacore.core.state": ("StateFlags",),
     "llamacore.core.adapters": ("LoraAdapter",),
     "llamacore.core.capture": ("TensorCapture",),
@@ -94,6 +96,10 @@ if TYPE_CHECKING:
     from .core.quantize import QuantizeParams as QuantizeParams
     from .core.quantize import quantize as quantize
     from .core.sampler import Sampler as Sampler
+    from .core.speculative import MtpSession as MtpSession
+    from .core.speculative import MtpSessionConfig as MtpSessionConfig
+    from .core.speculative import SpeculativeConfig as SpeculativeConfig
+    from .core.speculative import SpeculativeSession as SpeculativeSession
     from .core.state import StateFlags as StateFlags
     from .core.vocab import TokenAttr as TokenAttr
     from .core.vocab import Vocab as Vocab
@@ -113,8 +119,12 @@ if TYPE_CHECKING:
     from .engine.request import Request as Request
     from .engine.scoring import Score as Score
     from .engine.scoring import Scorer as Scorer
+    from .engine.speculation.params import DraftModel as DraftModel
+    from .engine.speculation.params import Mtp as Mtp
+    from .engine.speculation.params import Ngram as Ngram
     from .engine.stats import EngineEvent as EngineEvent
     from .engine.stats import EngineStats as EngineStats
+    from .engine.stats import SpeculationStats as SpeculationStats
     from .errors import *  # noqa: F403
     from .llama import Llama as Llama
     from .llama._chat_records import ChatChunk as ChatChunk

@@ -339,6 +339,22 @@ class SamplingParams:
         last = Sampler.mirostat(model, seed, tau, eta) if self.mirostat == 1 else Sampler.mirostat_v2(seed, tau, eta)
         return [Sampler.temp(self.temperature), last]
 
+    @property
+    def _neutral(self) -> set[str]:
+        """Samplers that change nothing; upstream keeps a placeholder in their place, which takes time to make."""
+        unpunished = (self.penalty_repeat, self.penalty_freq, self.penalty_present) == (1.0, 0.0, 0.0)
+        changes = {
+            "penalties": self.penalty_last_n != 0 and not unpunished,
+            "dry": self.dry_multiplier != 0.0 and self.dry_base >= 1.0 and self.dry_penalty_last_n != 0,
+            "top_n_sigma": self.top_n_sigma > 0.0,
+            "top_k": self.top_k > 0,
+            "typ_p": self.typ_p < 1.0,
+            "top_p": self.top_p < 1.0,
+            "min_p": self.min_p > 0.0,
+            "xtc": self.xtc_probability > 0.0 and self.xtc_threshold <= 0.5,
+        }
+        return {name for name, any_change in changes.items() if not any_change}
+
     def _selection(self, model: Model) -> list[Sampler]:
         seed = DEFAULT_SEED if self.seed is None else self.seed
         makers = {
@@ -362,7 +378,8 @@ class SamplingParams:
             "temperature": lambda: Sampler.temp_ext(self.temperature, self.dynatemp_range, self.dynatemp_exponent),
             "infill": lambda: Sampler.infill(model),
         }
-        made = [makers[name]() for name in self.samplers if name != "adaptive_p"]
+        neutral = self._neutral
+        made = [makers[name]() for name in self.samplers if name != "adaptive_p" and name not in neutral]
         if "adaptive_p" in self.samplers:  # it chooses, so it stands last whatever the order says
             made.append(Sampler.adaptive_p(self.adaptive_target, self.adaptive_decay, seed))
         else:

@@ -48,6 +48,25 @@ def demo_model(demo_path: Path) -> Iterator[lc.Model]:
 
 
 @pytest.fixture(scope="session")
+def exact_path(demo_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo model with its weights as F32.
+
+    With quantised weights activations are rounded to 8 bits, so that what shares a batch with a text may change it.
+    With these it changes the logits by 1e-6, and every text can be compared token by token.
+    """
+    path = tmp_path_factory.mktemp("exact") / "demo-f32.gguf"
+    lc.quantize(demo_path, path, "F32", allow_requantize=True)
+    return path
+
+
+@pytest.fixture(scope="session")
+def exact_model(exact_path: Path) -> Iterator[lc.Model]:
+    """The same, loaded once."""
+    with lc.Model.load(exact_path) as model:
+        yield model
+
+
+@pytest.fixture(scope="session")
 def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> TinyPath:
     """A function that writes a tiny model of an architecture (arguments of `tiny_model`), each kind once."""
     folder = tmp_path_factory.mktemp("tiny")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,11 +25,7 @@ class Rollback:
         """Remember a batch that was decoded."""
         if not self._n_rs_seq:
             return
-        rows: dict[int, int] = {}
-        for row in range(len(batch)):
-            for seq_id in batch.seq_ids(row):
-                rows[seq_id] = rows.get(seq_id, 0) + 1
-        for seq_id, count in rows.items():
+        for seq_id, count in Counter(batch._flat_seq_ids()).items():
             self._left[seq_id] = min(count - 1, self._n_rs_seq)
             self._pending.discard(seq_id)
 

@@ -262,6 +262,14 @@ class Batch:
         start = row * self.n_seq_max
         return tuple(self._seq_ids[start + i] for i in range(self._n_seq_id[row]))
 
+    def _flat_seq_ids(self) -> list[int]:
+        """The sequences of all rows, one after the other."""
+        rows = len(self)
+        if self.n_seq_max == 1:
+            flat: list[int] = ffi.unpack(self._seq_ids, rows) if rows else []
+            return flat
+        return [seq_id for row in range(rows) for seq_id in self.seq_ids(row)]
+
     def _widest_row(self) -> int:
         """Most sequences that a row belongs to."""
         if self.n_seq_max == 1:

@@ -81,6 +81,8 @@ class Context(InnerValueReader):
         self._pos_per_embd = 4 if model.rope_type in ("mrope", "imrope") else 1
         self._memory_types = (int(keep[0].type_k), int(keep[0].type_v))
         self._has_memory = bool(lib.llama_get_memory(ptr) != ffi.NULL)
+        # the memory of MTP heads is attention alone, whatever the rest of the model has
+        self._recurrent = (model.is_recurrent or model.is_hybrid) and params.ctx_type != "mtp"
         self._has_encoder = model.has_encoder
         self._must_encode = self._has_encoder and model.has_decoder  # before it can decode
         self._is_diffusion = model.is_diffusion

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidArgumentError, NativeError, OutOfRangeError, UnsupportedError
@@ -51,7 +52,7 @@ class Memory:
 
     @property
     def _recurrent(self) -> bool:
-        return self._context.model.is_recurrent or self._context.model.is_hybrid
+        return self._context._recurrent
 
     def _require_shift(self, what: str) -> None:
         if not self.can_shift:
@@ -178,6 +179,11 @@ class Memory:
     def seq_pos_max(self, seq_id: int) -> int:
         """Return the largest position held of a sequence, -1 when it is empty."""
         return int(self._ask(lib.llama_memory_seq_pos_max, self._seq(seq_id)))
+
+    def rolled_back(self, seq_id: int) -> bool:
+        """Whether tokens of a recurrent state were taken back and none was decoded since; it cannot be copied then."""
+        seq_id = index(self._seq(seq_id))
+        return bool(self._ask(lambda _: self._context._rollback.pending(seq_id)))
 
     @property
     def can_shift(self) -> bool:

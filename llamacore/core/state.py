@@ -166,7 +166,10 @@ class State:
 
     def _restore(self, seq: int, flags: int, payload: bytes | bytearray | memoryview, what: str, hint: str) -> None:
         context = self._context
-        context._rollback.forget_all()
+        if seq >= 0:
+            context._rollback.forget(seq)
+        else:
+            context._rollback.forget_all()
         if seq >= 0 and context._has_memory and not flags & StateFlags.PARTIAL_ONLY:
             context.memory.seq_rm(seq)  # upstream leaves it as it is when the saved one was empty
         read = ffi.new("size_t *")

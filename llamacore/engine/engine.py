@@ -34,6 +34,7 @@ from .prefix import PrefixCache
 from .request import GenerationParams, Request
 from .sample import Job, Sample
 from .scheduler import Scheduler
+from .sequences import Sequences
 from .snapshots import Snapshot, SnapshotFolder
 from .stats import EngineEvent, EngineStats
 from .text import PieceTable
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from ..core.context import Context
     from ..core.sampler import Sampler
     from ..sampling import SamplingParams
+    from .speculation.drafter import Drafter
 
 T = TypeVar("T")
 
@@ -88,13 +90,21 @@ class Engine:
         context: The context, whose sequences (`n_seq_max`) are the texts that can be generated at a time. Nobody else
             may use it; `call()` does so in the engine's thread. It is closed with the engine.
         params: How it works.
+        drafter: Who drafts tokens for it (see `open_drafter`); closed with the engine.
         model_name: Name of the model in completions.
 
     Raises:
         UnsupportedError: The model has no decoder or the context has no memory.
     """
 
-    def __init__(self, context: Context, params: EngineParams | None = None, *, model_name: str = "") -> None:
+    def __init__(
+        self,
+        context: Context,
+        params: EngineParams | None = None,
+        *,
+        drafter: Drafter | None = None,
+        model_name: str = "",
+    ) -> None:
         params = params or EngineParams()
         if not context.memory.present or context.model.has_encoder:
             raise UnsupportedError(
@@ -109,7 +119,8 @@ class Engine:
         self.params = params
         self._model_name = model_name
         self._pieces = PieceTable(context.model.vocab)
-        self._worker = _Worker(context, params)
+        self._drafter = drafter
+        self._worker = _Worker(context, params, drafter)
         self._finalizer = weakref.finalize(self, _Worker.stop, self._worker)
         self._finalizer.atexit = False  # the workers have an exit function of their own
 
@@ -245,6 +256,8 @@ class Engine:
         if self._worker.is_this_thread:
             raise BusyError("an engine cannot be closed from its own thread", hint="close it elsewhere")
         self._finalizer()
+        if self._drafter is not None:
+            self._drafter.close()
         self.context.close()
 
     @property
@@ -265,15 +278,17 @@ class Engine:
 class _Worker:
     """The thread, and what it shares with others. It knows nothing of the `Engine`, so that one can be dropped."""
 
-    def __init__(self, context: Context, params: EngineParams) -> None:
+    def __init__(self, context: Context, params: EngineParams, drafter: Drafter | None) -> None:
         folder = None
         if params.cache_dir is not None:
             folder = SnapshotFolder(params.cache_dir, context, params.cache_dir_bytes)
-        cache = PrefixCache(context, max_bytes=params.cache_bytes, folder=folder)
-        self.scheduler = Scheduler(context, cache, self._set_in_flight, params.on_event)
+        sequences = Sequences(context, drafter)
+        cache = PrefixCache(context, sequences, max_bytes=params.cache_bytes, folder=folder)
+        self.scheduler = Scheduler(context, sequences, cache, drafter, self._set_in_flight, params.on_event)
         self.closing = False
         self._pid = os.getpid()
         self._context = context
+        self._drafter = drafter
         self._inbox: deque[Job | Callable[[], None]] = deque()
         self._wake = threading.Event()
         self._lock = threading.RLock()  # a collected handle cancels, whatever this thread is doing
@@ -333,6 +348,7 @@ class _Worker:
             len(scheduler.preempted),
             self._context.n_seq_max,
             scheduler.cache.look(),
+            None if self._drafter is None else self._drafter.look(),
         )
 
     def stop(self) -> None:

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..core.state import StateFlags
 from ..errors import BrokenError, ClosedError, LlamaCoreError, NoKvSlotError, OutOfMemoryError, StateError
 from .cached_text import Adapters, CachedText, CacheStats, now
 from .radix import RadixTree
+from .sequences import Sequences
 from .snapshots import Snapshot, SnapshotFolder
 
 if TYPE_CHECKING:
@@ -32,18 +32,25 @@ class PrefixCache:
 
     Args:
         context: The context; all of its sequences.
+        sequences: How they are edited.
         max_bytes: Bytes of snapshots and checkpoints to keep in host memory, 0 for none.
         min_snapshot: Tokens, not known from elsewhere, from which an evicted text is worth a snapshot.
         folder: Where snapshots outlive the process.
     """
 
     def __init__(
-        self, context: Context, *, max_bytes: int, min_snapshot: int = 256, folder: SnapshotFolder | None = None
+        self,
+        context: Context,
+        sequences: Sequences,
+        *,
+        max_bytes: int,
+        min_snapshot: int = 256,
+        folder: SnapshotFolder | None = None,
     ) -> None:
         model = context.model
         self.stats = CacheStats()
         self.needs_checkpoints = model.is_recurrent or model.is_hybrid or (model.n_swa > 0 and not context.swa_full)
-        self._context = context
+        self._sequences = sequences
         self._max_bytes = max_bytes
         self._min_snapshot = min_snapshot
         self._folder = folder
@@ -138,7 +145,7 @@ class PrefixCache:
         text.checkpoints = dict(source.checkpoints)
         seq = self._claim_sequence(source)
         self._settle(text, seq)
-        self._context.memory.seq_cp(source.seq, seq)
+        self._sequences.copy(source.seq, seq)
         source.shared = True
         return self._cut(text, usable)
 
@@ -165,7 +172,7 @@ class PrefixCache:
         """Restore a state, for which idle texts make room."""
         while True:
             try:
-                self._context.state.from_bytes(state, seq)
+                self._sequences.restore(seq, state)
                 return
             except StateError as error:
                 if not error.native_log:
@@ -175,7 +182,7 @@ class PrefixCache:
 
     def _cut(self, text: CachedText, length: int) -> CachedText:
         """Shorten a text that is in a sequence."""
-        context, seq = self._context, text.seq
+        sequences, seq = self._sequences, text.seq
         assert seq is not None
         self._tree(text.key).remove(text)
         if length < len(text.tokens):
@@ -183,8 +190,8 @@ class PrefixCache:
                 if self.needs_checkpoints:
                     if length not in text.checkpoints:  # what was kept meanwhile has driven it out
                         raise StateError(f"the checkpoint after {length} tokens is gone")
-                    context.state.from_bytes(text.checkpoints[length], seq)
-                if not context.memory.seq_rm(seq, length, -1):
+                    sequences.go_back(seq, text.checkpoints[length])
+                if not sequences.cut(seq, length):
                     raise StateError(f"the memory cannot be cut at {length} tokens")
             except LlamaCoreError:
                 self._forget(text)
@@ -218,7 +225,7 @@ class PrefixCache:
         assert text.seq is not None
         if self._max_bytes and len(text.tokens) not in text.checkpoints:
             try:
-                data = self._context.state.to_bytes(text.seq, StateFlags.PARTIAL_ONLY)
+                data = self._sequences.checkpoint(text.seq)
             except (StateError, OutOfMemoryError, MemoryError) as error:
                 _log.warning("no checkpoint after %d tokens: %s", len(text.tokens), error)
                 return
@@ -235,7 +242,7 @@ class PrefixCache:
         copy = CachedText(text.key, list(text.tokens), running=True, shared=True, checkpoints=dict(text.checkpoints))
         self._settle(copy, self._claim_sequence())
         assert copy.seq is not None
-        self._context.memory.seq_cp(text.seq, copy.seq)
+        self._sequences.copy(text.seq, copy.seq)
         text.shared = True
         return copy
 
@@ -256,7 +263,7 @@ class PrefixCache:
         """
         for text, length in self._tree(frozenset()).matches(tokens):
             if length == len(text.tokens) == len(tokens) and text.seq is not None:
-                return Snapshot(list(text.tokens), self._context.state.to_bytes(text.seq), dict(text.checkpoints))
+                return Snapshot(list(text.tokens), self._sequences.state(text.seq), dict(text.checkpoints))
         raise StateError(f"the text of {len(tokens)} tokens has left the cache", hint="try again when less is going on")
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -270,9 +277,9 @@ class PrefixCache:
         self._settle(text, seq)
         try:
             self._fill(seq, snapshot.state)
-            last = self._context.memory.seq_pos_max(seq)
-            if last != len(text.tokens) - 1:
-                raise StateError(f"the state is of {last + 1} tokens, not of {len(text.tokens)}", hint="make it again")
+            length = self._sequences.length(seq)
+            if length != len(text.tokens):
+                raise StateError(f"the state is of {length} tokens, not of {len(text.tokens)}", hint="make it again")
         except LlamaCoreError:
             self._forget(text)
             raise
@@ -283,8 +290,7 @@ class PrefixCache:
     def make_private(self, text: CachedText) -> None:
         """End the sharing of cells with other sequences, before positions are moved."""
         if text.shared and text.seq is not None:
-            state = self._context.state
-            state.from_bytes(state.to_bytes(text.seq), text.seq)
+            self._sequences.make_private(text.seq)
             text.shared = False
 
     # evicting
@@ -311,7 +317,7 @@ class PrefixCache:
         if seq is not None:
             del self._live[seq]
             with contextlib.suppress(BrokenError, ClosedError):  # nothing will be computed in it again
-                self._context.memory.seq_rm(seq)
+                self._sequences.remove(seq)
             self._free.append(seq)
 
     def _forget(self, text: CachedText) -> None:
@@ -324,7 +330,7 @@ class PrefixCache:
             return None
         assert text.seq is not None
         try:
-            state = self._context.state.to_bytes(text.seq)
+            state = self._sequences.state(text.seq)
         except (LlamaCoreError, MemoryError) as error:
             _log.warning("no snapshot of a text of %d tokens: %s", len(text.tokens), error)
             return None
@@ -339,7 +345,7 @@ class PrefixCache:
         known = next((n for other, n in self._tree(text.key).matches(text.tokens) if other is not text), 0)
         if len(text.tokens) - known < self._min_snapshot:
             return False
-        return self._context.state.size(text.seq) <= self._max_bytes
+        return self._sequences.size(text.seq) <= self._max_bytes
 
     def _limit(self) -> None:
         """Drop the least recently used snapshots and checkpoints that are too many."""
@@ -383,7 +389,7 @@ class PrefixCache:
         saved = 0
         for text in list(self._tree(frozenset()).items()):
             if text.file is None and not text.running and len(text.tokens) >= self._min_snapshot:
-                state = self._context.state.to_bytes(text.seq) if text.seq is not None else text.state
+                state = self._sequences.state(text.seq) if text.seq is not None else text.state
                 if state is not None:
                     self._folder.save(Snapshot(text.tokens, state, text.checkpoints))
                     saved += 1

@@ -40,6 +40,7 @@ class GenerationParams:
         cache_prompt: Use the prefix cache, and leave the text there.
         checkpoints: Numbers of prompt tokens after which a model whose memory has no parts keeps its state, such as
             the ends of messages.
+        draft_max: Most tokens that are drafted at a time, 0 for none; None for what the engine drafts.
         stream: Report chunks; without it only the result is reported.
     """
 
@@ -58,6 +59,7 @@ class GenerationParams:
     n_keep: int = 0
     cache_prompt: bool = True
     checkpoints: Sequence[int] = ()
+    draft_max: int | None = None
     stream: bool = True
 
     def __post_init__(self) -> None:
@@ -80,6 +82,7 @@ class GenerationParams:
         _whole("logprobs", self.logprobs, 0, _MAX_LOGPROBS)
         _whole("priority", self.priority, -(2**31))
         _whole("n_keep", self.n_keep, 0)
+        _whole("draft_max", self.draft_max, 0)
         for name in ("deadline", "time_limit"):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, (int, float)) and 0 <= value < math.inf):
@@ -121,7 +124,7 @@ def _all(name: str, values: Any, is_right: Callable[[Any], bool]) -> tuple[Any, 
 
 
 def _whole(name: str, value: Any, lowest: int, highest: int = 2**31 - 1) -> None:
-    if value is None and name in ("max_tokens", "logprobs"):
+    if value is None and name in ("max_tokens", "logprobs", "draft_max"):
         return
     if isinstance(value, bool) or not hasattr(value, "__index__") or not lowest <= value <= highest:
         hint = f"give a whole number of {lowest} or more" if highest >= 2**31 - 1 else f"give {lowest} to {highest}"

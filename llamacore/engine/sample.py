@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _MIN_CHECKPOINT = 32  # so few tokens are computed as quickly as a state is restored
 _CHECKPOINT_EVERY = 1024
+_NO_LIMIT = 2**31 - 1
 
 
 class Job:
@@ -116,6 +117,13 @@ class Sample:
     def remaining(self) -> int:
         """Tokens of the context that are not computed yet."""
         return len(self.context) - len(self.held.tokens) if self.held is not None else len(self.context)
+
+    @property
+    def draft_limit(self) -> int:
+        """Most tokens that a draft for it may have."""
+        most = self.job.params.draft_max
+        left = _NO_LIMIT if self._limit is None else self._limit - len(self.tokens) - 1
+        return left if most is None else min(most, left)
 
     def take(self, token: int, logprob: tuple[float, tuple[tuple[int, float], ...]] | None) -> FinishReason | None:
         """Take a token that was chosen; returns why it was the last one, if it was."""

@@ -2,40 +2,47 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from ..core.batch import Batch
 from ..core.sample_rows import RowSampler
-from ..errors import AbortedError, BusyError, ClosedError, ContextFullError, LlamaCoreError, NoKvSlotError
+from ..errors import (
+    AbortedError,
+    BusyError,
+    ClosedError,
+    ContextFullError,
+    LlamaCoreError,
+    NativeError,
+    NoKvSlotError,
+)
 from .cached_text import Adapters
+from .planner import Plan, Planner
 from .prefix import PrefixCache
-from .sample import Job, Sample
-from .stats import EngineEvent, EventKind, Meter
+from .register import Register
+from .sample import Sample
+from .sequences import Sequences
+from .stats import EngineEvent
 
 if TYPE_CHECKING:
     from ..core.adapters import LoraAdapter
     from ..core.context import Context
-    from .records import FinishReason
-
-_log = logging.getLogger("llamacore.engine")
-
-Plan = list[tuple[Sample, list[int], int]]
-"""A sample, the tokens of it that are in the batch, and the row of the last of them."""
+    from .speculation.drafter import Drafter
 
 
-class Scheduler:
+class Scheduler(Register):
     """Packs prompts and single tokens of many samples into batches.
 
     Every sample has a context of tokens, of which its sequence holds a part. A step computes one more token of each
     sample that lacks just one, shares the rest of the batch among the prompts, and samples every context that is
-    complete. A sample that lost its sequence for want of memory is one whose context must be computed again.
+    complete. A sample that lost its sequence for want of memory is one whose context must be computed again. Drafted
+    tokens are computed along with the one that is lacking, and those are taken back that are not what is sampled.
 
     Args:
         context: All of it.
+        sequences: Edits of its memory.
         cache: Who has which sequence.
+        drafter: Who drafts, if anybody does.
         in_flight: Called with the samples of a batch before it is decoded, and with none afterwards.
         on_event: Called for each event.
     """
@@ -43,38 +50,19 @@ class Scheduler:
     def __init__(
         self,
         context: Context,
+        sequences: Sequences,
         cache: PrefixCache,
+        drafter: Drafter | None,
         in_flight: Callable[[Iterable[Sample]], None],
         on_event: Callable[[EngineEvent], None] | None,
     ) -> None:
-        self.waiting: list[Job] = []
-        self.active: list[Sample] = []
-        self.preempted: list[Sample] = []
-        self.jobs: dict[int, Job] = {}  # all that have not ended
-        self.cache = cache
-        self.n_rows = min(context.n_batch, context.n_ubatch)  # a cancel takes effect between steps
-        self.meter = Meter(self.n_rows)
+        super().__init__(Planner(context, drafter), cache, on_event)
         self._context = context
+        self._sequences = sequences
+        self._drafter = drafter
         self._in_flight = in_flight
-        self._on_event = on_event
-        self._batch = Batch(self.n_rows)
-        self._sampler = RowSampler(max(context.n_seq_max, 1))
-        self.cancelled = True  # somebody may have cancelled something since the last look
-        self._timed = 0  # requests with a deadline or a time limit
-        self._steady: list[tuple[Sample, int]] = []  # rows of the batch, when the next step can have the same
-        self._reserved = 0  # sequences that samples will need when their prompt is computed
+        self._sampler = RowSampler(max(context.n_seq_max, 1), 0 if drafter is None else drafter.n_max)
         self._key: Adapters = frozenset()
-        self._room_made = False
-
-    @property
-    def busy(self) -> bool:
-        """Whether there is anything to do."""
-        return bool(self.active or self.waiting or self.preempted)
-
-    @property
-    def has_room(self) -> bool:
-        """Whether there is a sequence that nobody has, or is going to have."""
-        return self.cache.n_idle > self._reserved
 
     def release_lora(self, adapter: LoraAdapter) -> None:
         """Take an adapter out of the context and forget the texts that were computed with it.
@@ -90,98 +78,6 @@ class Scheduler:
             self._key = frozenset()
         self.cache.forget_adapter(adapter)
 
-    # requests come and go
-
-    def add(self, job: Job) -> None:
-        """Take a request."""
-        self.meter.requests += 1
-        self.jobs[job.number] = job
-        self._timed += job.is_timed
-        self.waiting.append(job)
-        self.waiting.sort(key=lambda job: job.order)
-        self._tell("submitted", job)
-
-    def _tell(self, kind: EventKind, job: Job, sample: int = 0, tokens: int = 0, detail: str = "") -> None:
-        if self._on_event is not None:
-            try:
-                self._on_event(EngineEvent(kind, job.number, sample, tokens=tokens, detail=detail))
-            except Exception:
-                _log.exception("the event hook failed")
-
-    def expire(self, now: float) -> None:
-        """End what was cancelled or has run out of time."""
-        for job in [job for job in self.waiting if job.mailbox.cancelled or job.is_late(now)]:
-            self.waiting.remove(job)
-            for sample in job.samples:
-                self._end(sample, "cancelled" if job.mailbox.cancelled else "timeout")
-        for sample in [*self.active, *self.preempted]:
-            job, limit, first = sample.job, sample.job.params.time_limit, sample.first_token_at
-            if sample.ended:
-                continue
-            if job.mailbox.cancelled:
-                self._end_job(job, "cancelled")
-            elif job.is_late(now):
-                self._end_job(job, "timeout")
-            elif limit is not None and first is not None and now - first >= limit:
-                self._end(sample, "timeout")
-
-    def _end_job(self, job: Job, reason: FinishReason) -> None:
-        for sample in job.samples:
-            if not sample.ended:
-                self._end(sample, reason)
-
-    def _end(self, sample: Sample, reason: FinishReason) -> None:
-        job = sample.job
-        self._leave(sample, keep=job.params.cache_prompt and not sample.shifted)
-        completion = sample.end(reason)
-        self._tell("finished", job, sample.index, len(completion.tokens), reason)
-        job.left -= 1
-        if not job.left:
-            self.meter.finished += 1
-            del self.jobs[job.number]
-            self._timed -= job.is_timed
-            job.mailbox.end()
-
-    def fail(self, job: Job, error: BaseException, *, keep: bool = False) -> None:
-        """End a request with an error; its neighbours are not affected."""
-        if job in self.waiting:
-            self.waiting.remove(job)
-        for sample in job.samples:
-            if not sample.ended:
-                sample.ended = True
-                self._leave(sample, keep=keep)
-                sample.sampler.close()
-        if self.jobs.pop(job.number, None) is not None:
-            self._timed -= job.is_timed
-            self.meter.failed += 1
-            self._tell("failed", job, detail=str(error))
-            job.mailbox.end(error)
-
-    def fail_active(self, error: BaseException, *, waiting_too: bool = False) -> None:
-        """End every request that is being computed, and those that wait if they may be the cause."""
-        waiting = {*self.waiting, *(sample.job for sample in self.preempted)} if not waiting_too else set()
-        for job in [job for job in self.jobs.values() if job not in waiting]:
-            self.fail(job, error)
-
-    def _leave(self, sample: Sample, *, keep: bool) -> None:
-        """Give the sequence of a sample back."""
-        self._steady = []
-        job = sample.job
-        if sample in self.active:
-            self.active.remove(sample)
-            self._unreserve(job)
-        elif sample in self.preempted:
-            self.preempted.remove(sample)
-        text, sample.held = sample.held, None
-        if text is not None:
-            self._room_made = True
-            self.cache.release(text, keep=keep)
-
-    def _unreserve(self, job: Job) -> None:
-        """The samples of a request have their sequences by now, or will never need them."""
-        self._reserved -= job.reserved
-        job.reserved = 0
-
     # a step
 
     def step(self) -> bool:
@@ -192,13 +88,41 @@ class Scheduler:
             self.expire(now)
         if self.waiting or self.preempted:
             self._admit(now)
+        draft = self._drafts_now()
         while self.active:
-            plan = self._plan()
-            if not plan or not self._decode(plan):
+            if self._step(draft):
+                return True
+            if draft and self._drafter is not None:
+                self._drafter.pause()  # what was drafted is not going to be decoded
+            draft = False  # what did not fit with drafts may fit without
+        return False
+
+    def _step(self, draft: bool) -> bool:
+        """Decode the next tokens of all; False when it has to be planned anew."""
+        meter, started = self.meter, time.perf_counter()
+        steps, tokens, only_new = meter.steps, meter.completion_tokens, True
+        again = None if draft else self._planner.again(len(self.active))
+        for plan in (again,) if again is not None else self._planner.parts(self._group(), draft=draft):
+            if not plan:
                 continue
-            self.meter.stepped(len(self._batch), time.monotonic())
+            if not self._decode(plan, draft):
+                return False
+            meter.stepped(len(self._planner.batch), time.monotonic())
+            only_new &= again is not None or all(len(entry.tokens) == 1 for entry in plan)
             self._advance(plan)
+        if only_new and self._drafter is not None and meter.steps > steps:
+            self._drafter.gain.note(draft, meter.completion_tokens - tokens, time.perf_counter() - started)
+        return meter.steps > steps
+
+    def _drafts_now(self) -> bool:
+        """Whether to draft in this step."""
+        drafter = self._drafter
+        if drafter is None or drafter.failure is not None or not self.active:
+            return False
+        wanted = any(sample.draft_limit for sample in self.active)
+        if wanted and drafter.gain.drafting(len(self.active)):
             return True
+        drafter.pause()
         return False
 
     def _admit(self, now: float) -> None:
@@ -225,41 +149,7 @@ class Scheduler:
             self.meter.prompt_tokens += len(job.prompt)
             if self.cache.needs_checkpoints and job.params.cache_prompt:
                 job.place_checkpoints(reused, parting)
-            self._tell("started", job, tokens=reused)
-
-    def _plan(self) -> Plan:
-        """Fill the batch."""
-        batch = self._batch
-        steady = self._steady
-        if len(steady) == len(self.active):
-            # nothing came or went: each of the same texts has one token more
-            tokens = [sample.context[-1] for sample, _ in steady]
-            batch.advance(tokens)
-            return [(sample, [token], row) for (sample, row), token in zip(steady, tokens, strict=True)]
-        # separate caches are computed side by side only where sequences follow each other in the batch
-        samples = sorted(self._group(), key=lambda sample: sample.seq)
-        batch.clear()
-        plan: Plan = []
-        prompts: list[Sample] = []
-        for sample in samples:
-            if sample.remaining == 1:
-                text = sample.held
-                assert text is not None and text.seq is not None
-                token = sample.context[-1]
-                row = batch.add(token, len(text.tokens), (text.seq,), True)
-                plan.append((sample, [token], row))
-            else:
-                prompts.append(sample)
-        room = self.n_rows - len(batch)
-        prompts.sort(key=lambda sample: sample.job.order)
-        for number, sample in enumerate(prompts):
-            if room <= 0:
-                break
-            peers = sum(other.job.params.priority == sample.job.params.priority for other in prompts[number:])
-            taken = self._add_prompt(sample, -(-room // peers), plan)
-            room -= taken
-        self._steady = [] if prompts or len(plan) < len(self.active) else [(sample, row) for sample, _, row in plan]
-        return plan
+            self.tell("started", job, tokens=reused)
 
     def _group(self) -> list[Sample]:
         """The samples that can be in one batch, because they are computed with the same adapters."""
@@ -279,42 +169,32 @@ class Scheduler:
             self._key = key
         return self.active if len(keys) == 1 else [sample for sample in self.active if sample.job.key == key]
 
-    def _add_prompt(self, sample: Sample, room: int, plan: Plan) -> int:
-        text, context = sample.held, sample.context
-        assert text is not None and text.seq is not None
-        done = len(text.tokens)
-        end = min(done + room, len(context))
-        points = [point for point in sample.job.checkpoints if done < point < end]
-        end = min(points, default=end)
-        part = context[done:end]
-        wanted = end == len(context) and sample.job.params.max_tokens != 0
-        rows = self._batch.add_tokens(part, done, text.seq, "last" if wanted else "none")
-        plan.append((sample, part, rows[-1]))
-        return len(part)
-
-    def _decode(self, plan: Plan) -> bool:
+    def _decode(self, plan: Plan, draft: bool) -> bool:
         """Decode the batch; False when it has to be planned anew."""
-        samples = [sample for sample, _, _ in plan]
+        samples = [entry.sample for entry in plan]
         self._in_flight(samples)
         try:
-            self._context.decode(self._batch)
-            return True
+            self._context.decode(self._planner.batch)
         except NoKvSlotError as error:
-            self._steady = []
-            self._make_room(plan, error)
+            if not draft:
+                self._make_room(plan, error)
         except AbortedError as error:
-            self._steady = []
             if not all(sample.job.mailbox.cancelled for sample in samples):
                 raise ClosedError("the context was closed") from error  # nothing else stops a batch
             for sample in samples:
                 self._drop_state(sample)
-                self._end_job(sample.job, "cancelled")
+                self.end_job(sample.job, "cancelled")
         except LlamaCoreError as error:
-            self._steady = []
             for sample in samples:
                 self.fail(sample.job, error)
+        else:
+            if draft and self._drafter is not None:
+                starts = [(sample.seq, len(sample.held.tokens)) for sample in samples if sample.held is not None]
+                self._drafter.process(self._planner.batch, starts)
+            return True
         finally:
             self._in_flight(())
+        self._planner.changed()
         return False
 
     def _drop_state(self, sample: Sample) -> None:
@@ -335,21 +215,21 @@ class Scheduler:
                 if not victim.shifted:
                     self.cache.evict(text)
             if victim.job.reserved:
-                self._unreserve(victim.job)
+                self.unreserve(victim.job)
                 self.waiting.insert(0, victim.job)  # it will be admitted as a whole again
             else:
                 self.preempted.append(victim)
             self._room_made = False
-            self._tell("preempted", victim.job, victim.index, len(victim.context))
+            self.tell("preempted", victim.job, victim.index, len(victim.context))
         else:
-            self._overflow(plan[0][0], error)
+            self._overflow(plan[0].sample, error)
 
     def _overflow(self, sample: Sample, error: NoKvSlotError | None = None) -> None:
         """The context has no room for one more token of a sample."""
         params = sample.job.params
         n_ctx = self._context.n_ctx_seq
         if params.overflow == "stop" and sample.first_token_at is not None:
-            self._end(sample, "length")
+            self.end(sample, "length")
             return
         if params.overflow == "shift":
             try:
@@ -369,18 +249,16 @@ class Scheduler:
         assert text is not None and text.seq is not None
         keep = min(sample.job.params.n_keep, len(text.tokens))
         drop = (len(text.tokens) - keep) // 2
-        memory = self._context.memory
-        if drop < 1 or not memory.can_shift or self.cache.needs_checkpoints:
+        if drop < 1 or not self._context.memory.can_shift or self.cache.needs_checkpoints:
             return False
-        self._steady = []
+        self._planner.changed()
         self.cache.make_private(text)
-        memory.seq_rm(text.seq, keep, keep + drop)
-        memory.seq_add(text.seq, keep + drop, -1, -drop)
+        self._sequences.shift(text.seq, keep, drop)
         del text.tokens[keep : keep + drop]
         del sample.context[keep : keep + drop]
         sample.shifted += drop
         self.cache.hide(text)  # what is left was computed with the dropped tokens in view
-        self._tell("shifted", sample.job, sample.index, drop)
+        self.tell("shifted", sample.job, sample.index, drop)
         return True
 
     # after a step
@@ -389,7 +267,8 @@ class Scheduler:
         """Note what was computed, and choose the next tokens."""
         complete: list[Sample] = []
         rows: list[int] = []
-        for sample, tokens, row in plan:
+        drafts: list[Sequence[int]] = []
+        for sample, tokens, row, draft in plan:
             text = sample.held
             assert text is not None
             if len(tokens) == 1 and sample.first_token_at is not None:
@@ -401,46 +280,76 @@ class Scheduler:
             if len(text.tokens) < len(sample.context):
                 continue
             if sample.job.params.max_tokens == 0:
-                self._end_job(sample.job, "length")
+                self.end_job(sample.job, "length")
                 continue
             for other in self._fork(sample) if sample.job.reserved else (sample,):
                 if sample.first_token_at is None and not sample.tokens:
                     other.sampler.accept_prompt(sample.context)
                 complete.append(other)
                 rows.append(row)
+                drafts.append(draft)
         if complete:
-            self._choose(complete, rows)
+            self._choose(complete, rows, drafts)
 
     def _fork(self, first: Sample) -> list[Sample]:
         """Sequences for the other samples of a request, whose prompt is computed now."""
         assert first.held is not None
         others = [sample for sample in first.job.samples if not sample.ended]
-        self._unreserve(first.job)
+        self.unreserve(first.job)
         for sample in others:
             if sample is not first:
                 sample.held = self.cache.fork(first.held)
                 self.active.append(sample)
         return others
 
-    def _choose(self, samples: list[Sample], rows: list[int]) -> None:
-        context = self._context
-        chosen = self._sampler.sample(context, rows, [sample.sampler for sample in samples])
-        n_ctx = context.n_ctx_seq
-        for sample, row, token in zip(samples, rows, chosen, strict=True):
+    def _choose(self, samples: list[Sample], rows: list[int], drafts: list[Sequence[int]]) -> None:
+        samplers = [sample.sampler for sample in samples]
+        if not any(drafts):
+            found = self._sampler.sample(self._context, rows, samplers)
+            for sample, row, token in zip(samples, rows, found, strict=True):
+                if sample.ended:
+                    continue  # another sample of its request failed
+                if isinstance(token, int):
+                    self._take(sample, token, row)
+                else:
+                    self.fail(sample.job, token)
+            return
+        assert self._drafter is not None
+        chosen = self._sampler.sample_drafts(self._context, rows, samplers, drafts, self._drafter.synthetic)
+        for sample, row, draft, tokens in zip(samples, rows, drafts, chosen, strict=True):
             if sample.ended:
-                continue  # another sample of its request failed
-            if not isinstance(token, int):
-                self.fail(sample.job, token)
                 continue
-            self.meter.completion_tokens += 1
-            if sample.first_token_at is None:
-                self._tell("first_token", sample.job, sample.index)
-            n_top, logprob = sample.job.params.logprobs, None
-            if n_top is not None:
-                value, top = context.logprobs(row, token=token, n_top=n_top)
-                logprob = (value, tuple(top))
-            reason = sample.take(token, logprob)
-            if reason is not None:
-                self._end(sample, reason)
-            elif len(sample.context) > n_ctx:
-                self._overflow(sample)
+            if not isinstance(tokens, list):
+                self.fail(sample.job, tokens)
+            elif not draft or self._accept(sample, draft, len(tokens) - 1):
+                for place, token in enumerate(tokens):
+                    if not self._take(sample, token, row + place):
+                        break
+
+    def _accept(self, sample: Sample, draft: Sequence[int], n_accepted: int) -> bool:
+        """Keep the part of a draft that was right, and take the rest back; False if that failed."""
+        text = sample.held
+        assert text is not None and text.seq is not None and self._drafter is not None
+        text.tokens += draft[:n_accepted]
+        self._drafter.accept(text.seq, n_accepted)
+        if n_accepted == len(draft) or self._sequences.cut(text.seq, len(text.tokens)):
+            return True
+        self.fail(sample.job, NativeError("the memory did not take back what was drafted"))
+        return False
+
+    def _take(self, sample: Sample, token: int, row: int) -> bool:
+        """Take a token that was chosen from a row; False when it was the last one."""
+        context = self._context
+        self.meter.completion_tokens += 1
+        if sample.first_token_at is None:
+            self.tell("first_token", sample.job, sample.index)
+        n_top, logprob = sample.job.params.logprobs, None
+        if n_top is not None:
+            value, top = context.logprobs(row, token=token, n_top=n_top)
+            logprob = (value, tuple(top))
+        reason = sample.take(token, logprob)
+        if reason is not None:
+            self.end(sample, reason)
+        elif len(sample.context) > context.n_ctx_seq:
+            self._overflow(sample)
+        return not sample.ended

@@ -36,6 +36,36 @@ class EngineEvent:
 
 
 @dataclass(frozen=True)
+class SpeculationStats:
+    """A look at the drafting of an engine.
+
+    Attributes:
+        types: Upstream's names of what drafts.
+        active: Whether drafts are made now; the engine stops where they make it slower.
+        gain: Tokens per second with drafts over those without, as measured lately; None while it is not known.
+        drafts: Drafts that were made.
+        drafted: Tokens that were drafted.
+        accepted: Those of them that were right.
+        positions: For each place of a draft, how many tokens were drafted there and how many accepted.
+        failure: Why drafting has ended for good, if it has.
+    """
+
+    types: tuple[str, ...]
+    active: bool
+    gain: float | None
+    drafts: int
+    drafted: int
+    accepted: int
+    positions: tuple[tuple[int, int], ...]
+    failure: str | None = None
+
+    @property
+    def acceptance(self) -> float | None:
+        """Accepted tokens over drafted ones; None before the first."""
+        return self.accepted / self.drafted if self.drafted else None
+
+
+@dataclass(frozen=True)
 class EngineStats:
     """A look at an engine.
 
@@ -53,6 +83,7 @@ class EngineStats:
         steps: Batches that were decoded.
         batch_fill: Mean number of tokens in a batch over the number that fits.
         cache: The prefix cache.
+        speculation: The drafting; None for an engine that was made without.
     """
 
     waiting: int
@@ -68,6 +99,7 @@ class EngineStats:
     steps: int
     batch_fill: float
     cache: CacheStats
+    speculation: SpeculationStats | None = None
 
 
 class Meter:
@@ -99,7 +131,15 @@ class Meter:
         """The engine has work again after a pause, which does not count."""
         self._since, self._tokens_then = now, self.completion_tokens
 
-    def look(self, waiting: int, running: int, preempted: int, n_parallel: int, cache: CacheStats) -> EngineStats:
+    def look(
+        self,
+        waiting: int,
+        running: int,
+        preempted: int,
+        n_parallel: int,
+        cache: CacheStats,
+        speculation: SpeculationStats | None,
+    ) -> EngineStats:
         """Everything as it is now."""
         return EngineStats(
             waiting=waiting,
@@ -115,4 +155,5 @@ class Meter:
             steps=self.steps,
             batch_fill=self.rows / (self.steps * self._n_rows) if self.steps else 0.0,
             cache=cache,
+            speculation=speculation,
         )

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..core.model import Model, Progress
 from ..engine.engine import Engine, EngineParams
 from ..engine.generation import Generation
 from ..engine.records import Completion
 from ..engine.request import GenerationParams, Request
+from ..engine.speculation.opening import open_drafter, target_params
+from ..engine.speculation.params import Mtp, Speculative, choose
 from ..errors import InvalidArgumentError, UnsupportedError
 from ..hub import demo_model_path
 from ..openai.constructor import translate
@@ -48,6 +51,8 @@ class LlamaBase:
         type_k: Data type of the K cache.
         type_v: Data type of the V cache.
         chat_template: jinja2 source to use instead of the model's own template.
+        speculative: How tokens are drafted, for more speed and the same text: `Mtp()`, `DraftModel(model=...)`,
+            `Ngram()`, or "auto" for MTP where the file has the layers for it, else n-grams; None for none.
         model_params: Everything else about loading.
         context_params: Everything else about the context.
         engine_params: The queue and the prefix cache.
@@ -77,6 +82,7 @@ class LlamaBase:
         type_k: str | int | None = None,
         type_v: str | int | None = None,
         chat_template: str | None = None,
+        speculative: Speculative | Literal["auto"] | None = None,
         model_params: ModelParams | None = None,
         context_params: ContextParams | None = None,
         engine_params: EngineParams | None = None,
@@ -87,7 +93,7 @@ class LlamaBase:
             "model": model, "chat_template": chat_template, "flash_attn": flash_attn, "type_k": type_k,
             "type_v": type_v, "n_ctx": n_ctx, "n_parallel": n_parallel, "n_batch": n_batch, "n_ubatch": n_ubatch,
             "n_threads": n_threads, "n_threads_batch": n_threads_batch, "n_gpu_layers": n_gpu_layers,
-            "model_params": model_params, "context_params": context_params, "engine_params": engine_params,
+            "speculative": speculative, "model_params": model_params, "context_params": context_params, "engine_params": engine_params,
             "progress": progress,
         }  # fmt: skip
         asked = translate(llama_cpp, own)
@@ -96,7 +102,11 @@ class LlamaBase:
         if isinstance(model, Model):
             self.model = model
         else:
-            params = merge(model_params or ModelParams(), {**asked.model, **_given(n_gpu_layers=n_gpu_layers)})
+            wants_mtp = speculative == "auto" or (isinstance(speculative, Mtp) and speculative.model is None)
+            params = merge(
+                model_params or ModelParams(load_mtp=wants_mtp or None),
+                {**asked.model, **_given(n_gpu_layers=n_gpu_layers)},
+            )
             self.model = Model.load(model if model is not None else demo_model_path(), params, progress=progress)
         try:
             n_seq = _DEFAULT_N_PARALLEL if n_parallel is None else n_parallel
@@ -108,10 +118,7 @@ class LlamaBase:
                 flash_attn=asked.llama["flash_attn"], type_k=asked.llama["type_k"], type_v=asked.llama["type_v"],
                 n_seq_max=n_parallel, n_outputs_max=n_parallel,
             )  # fmt: skip
-            self._context = self.model.context(merge(context_params or defaults, {**asked.context, **given}))
-            self._engine: Engine | None = None
-            if self._context.memory.present and not self.model.has_encoder:
-                self._engine = Engine(self._context, engine_params, model_name=self.name)
+            self._open(merge(context_params or defaults, {**asked.context, **given}), engine_params, speculative)
         except BaseException:
             if self._owns_model:
                 self.model.close()
@@ -119,6 +126,30 @@ class LlamaBase:
         self._loras: dict[LoraAdapter, float] = {}
         self._chat_template_source: str | None = asked.llama["chat_template"]
         self._seed = asked.seed
+
+    def _open(
+        self,
+        params: ContextParams,
+        engine_params: EngineParams | None,
+        speculative: Speculative | Literal["auto"] | None,
+    ) -> None:
+        """Make the context and, unless the model has an encoder, the engine with what drafts for it."""
+        model = self.model
+        way = choose(speculative, has_mtp=bool(model.n_layer_nextn and model.params.load_mtp))
+        with contextlib.ExitStack() as opened:
+            self._context = model.context(params if way is None else target_params(params, model, way))
+            opened.callback(self._context.close)
+            self._engine: Engine | None = None
+            if self._context.memory.present and not model.has_encoder:
+                drafter = None if way is None else open_drafter(self._context, way)
+                if drafter is not None:
+                    opened.callback(drafter.close)
+                self._engine = Engine(self._context, engine_params, drafter=drafter, model_name=self.name)
+            elif way is not None:
+                raise UnsupportedError(
+                    f"{self.name} generates nothing that could be drafted", hint="leave speculative out"
+                )
+            opened.pop_all()
 
     @property
     def engine(self) -> Engine:

@@ -33,6 +33,7 @@ class EndingOptions(TypedDict, total=False):
         n_keep: Tokens at the start that "shift" never drops.
         cache_prompt: Use the prefix cache, and leave the text there.
         checkpoints: Numbers of prompt tokens after which the prefix cache keeps a state, see `GenerationParams`.
+        draft_max: Most tokens that are drafted at a time, 0 for none; None for what `Llama(speculative=...)` says.
     """
 
     max_tokens: int | None
@@ -49,6 +50,7 @@ class EndingOptions(TypedDict, total=False):
     n_keep: int
     cache_prompt: bool
     checkpoints: Sequence[int]
+    draft_max: int | None
 
 
 class GenerateOptions(EndingOptions, SamplingOptions, total=False):

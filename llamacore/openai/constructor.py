@@ -35,7 +35,7 @@ _NEUTRAL: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "lora_path": ((), "load the adapter with llm.load_lora(path)"),
     "lora_scale": ((1.0,), "give the scale to llm.load_lora(path, scale)"),
     "chat_handler": ((), "the model's own chat template is used; chat_template= takes another"),
-    "draft_model": ((), "leave it out"),
+    "draft_model": ((), "give speculative=Ngram() or DraftModel(model=...)"),
     "tokenizer": ((), "the model file's own tokenizer is used"),
     "spm_infill": ((False,), "leave it out"),
 }

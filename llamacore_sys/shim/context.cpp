@@ -1,4 +1,5 @@
 #include "guard.h"
+#include "watch.h"
 
 #include "llama-ext.h"
 
@@ -143,8 +144,13 @@ enum llc_status llc_decode(
                     std::to_string(n_outputs) + " rows of the batch are marked as outputs, the context was made for "
                     "n_outputs_max = " + std::to_string(n_outputs_max));
         }
+        llc::decode_scope scope(ctx);
         *code = llama_decode(ctx, *batch);
-        return *code == 0 ? LLC_OK : LLC_FAILED;
+        if (*code != 0) {
+            return LLC_FAILED;
+        }
+        scope.done(*batch);
+        return LLC_OK;
     });
 }
 
@@ -155,6 +161,7 @@ enum llc_status llc_encode(struct llama_context * ctx, const struct llama_batch 
         require(static_cast<uint32_t>(batch->n_tokens) <= llama_n_ubatch(ctx),
                 "an encoder takes its input in one piece: the batch has " + std::to_string(batch->n_tokens) +
                 " tokens, n_ubatch is " + std::to_string(llama_n_ubatch(ctx)));
+        llc::decode_scope scope(ctx);
         *code = llama_encode(ctx, *batch);
         return *code == 0 ? LLC_OK : LLC_FAILED;
     });

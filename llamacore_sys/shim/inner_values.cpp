@@ -1,4 +1,7 @@
+#include "inner_values.h"
+
 #include "guard.h"
+#include "watch.h"
 
 #include "llama-ext.h"
 
@@ -6,6 +9,7 @@ using llc::guarded;
 
 enum llc_status llc_set_embeddings_nextn(struct llama_context * ctx, bool enabled, bool masked) {
     return guarded([&] {
+        llc::require_unwatched(ctx, "next-n embeddings");
         llama_set_embeddings_nextn(ctx, enabled, masked);
         return LLC_OK;
     });
@@ -21,6 +25,7 @@ enum llc_status llc_embeddings_nextn(struct llama_context * ctx, int32_t i, floa
 
 enum llc_status llc_set_nextn_layer_offset(struct llama_context * ctx, int32_t offset) {
     return guarded([&] {
+        llc::require_unwatched(ctx, "MTP block");
         const int32_t n = llama_model_n_layer_nextn(llama_get_model(ctx));
         if (offset < 0 || offset >= n) {
             throw llc::invalid_argument("next-n layer " + std::to_string(offset) + " of " + std::to_string(n));
@@ -30,22 +35,27 @@ enum llc_status llc_set_nextn_layer_offset(struct llama_context * ctx, int32_t o
     });
 }
 
+void llc::set_layer_input(struct llama_context * ctx, int32_t layer, bool enabled) {
+    const int32_t n_layer = llama_model_n_layer(llama_get_model(ctx));
+    if (layer < 0 || layer > n_layer) {
+        throw llc::invalid_argument("layer " + std::to_string(layer) + " is not 0 to " + std::to_string(n_layer));
+    }
+    llama_set_embeddings_layer_inp(ctx, static_cast<uint32_t>(layer), enabled);
+    if (enabled) {
+        // few architectures offer it, and building a graph of another one asserts: try that now, not in a decode
+        try {
+            llama_graph_reserve(ctx, 1, 1, 1);
+        } catch (const llc::ggml_aborted &) {
+            llama_set_embeddings_layer_inp(ctx, static_cast<uint32_t>(layer), false);
+            throw llc::invalid_argument("this architecture does not offer the input of that layer");
+        }
+    }
+}
+
 enum llc_status llc_set_embeddings_layer_inp(struct llama_context * ctx, int32_t layer, bool enabled) {
     return guarded([&] {
-        const int32_t n_layer = llama_model_n_layer(llama_get_model(ctx));
-        if (layer < 0 || layer > n_layer) {
-            throw llc::invalid_argument("layer " + std::to_string(layer) + " is not 0 to " + std::to_string(n_layer));
-        }
-        llama_set_embeddings_layer_inp(ctx, static_cast<uint32_t>(layer), enabled);
-        if (enabled) {
-            // few architectures offer it, and building a graph of another one asserts: try that now, not in a decode
-            try {
-                llama_graph_reserve(ctx, 1, 1, 1);
-            } catch (const llc::ggml_aborted &) {
-                llama_set_embeddings_layer_inp(ctx, static_cast<uint32_t>(layer), false);
-                throw llc::invalid_argument("this architecture does not offer the input of that layer");
-            }
-        }
+        llc::require_unwatched(ctx, "layer inputs");
+        llc::set_layer_input(ctx, layer, enabled);
         return LLC_OK;
     });
 }

@@ -42,6 +42,7 @@ enum llc_status {
     LLC_FAILED           = 5, /* upstream reported failure without an exception; the log says why */
     LLC_NO_OUTPUT        = 6, /* the row asked for has no logits or embeddings */
     LLC_NO_TOKEN         = 7, /* the sampler chain selected no token */
+    LLC_UNAVAILABLE      = 8, /* there is nothing of that kind here */
 };
 
 LLC_API const char * llc_last_error(void);
@@ -239,6 +240,103 @@ LLC_API bool   llc_capture_get(const struct llc_capture * capture, size_t index,
 /* what stopped the capture (too large, a type that is no number), or an empty string */
 LLC_API const char * llc_capture_error(const struct llc_capture * capture);
 LLC_API bool   llc_capture_callback(struct ggml_tensor * tensor, bool ask, void * capture);
+
+/* speculation: upstream's common_speculative. A session belongs to a target context and, unless it only looks up n-grams,
+   a draft context; both outlive it, and neither computes during its calls. The draft memory is trimmed by the caller: back
+   to pos0 after a draft and before llc_spec_process(), to pos0 + 1 + n_accepted after llc_spec_accept(); where it is not,
+   the next call says so. */
+
+struct llc_spec;
+
+struct llc_spec_config {
+    struct llama_context * ctx_tgt;
+    struct llama_context * ctx_dft;   /* NULL for n-grams */
+    const char **          types;     /* upstream's names, such as "draft-mtp"; their order is upstream's */
+    size_t                 n_types;
+    uint32_t               n_seq;
+    int32_t                n_max;     /* of types with a draft context */
+    int32_t                n_min;
+    float                  p_min;
+    bool                   backend_sampling;
+    int32_t                ngram_size_n;  /* of ngram-simple, ngram-map-k and ngram-map-k4v */
+    int32_t                ngram_size_m;
+    int32_t                ngram_min_hits;
+    int32_t                ngram_mod_n_match;
+    int32_t                ngram_mod_n_min;
+    int32_t                ngram_mod_n_max;
+    const char *           lookup_cache_static;  /* files of ngram-cache, or NULL */
+    const char *           lookup_cache_dynamic;
+    double                 synth_length;  /* synthetic acceptance, for benchmarks: mean length (-1 for none) or rates */
+    const double *         synth_rates;
+    size_t                 n_synth_rates;
+    uint32_t               synth_seed;
+};
+
+struct llc_spec_stats {
+    uint64_t n_begin;
+    uint64_t n_process;
+    uint64_t n_draft;           /* sequences that were asked for a draft */
+    uint64_t n_accept;
+    uint64_t n_drafts;          /* drafts that were not empty */
+    uint64_t n_drafts_accepted; /* of which a token was accepted */
+    uint64_t n_draft_tokens;
+    uint64_t n_accepted_tokens;
+    int64_t  t_begin_us;
+    int64_t  t_process_us;
+    int64_t  t_draft_us;
+    int64_t  t_accept_us;
+};
+
+LLC_API struct llc_spec_config llc_spec_default_config(void);
+LLC_API enum llc_status llc_spec_new(const struct llc_spec_config * config, struct llc_spec ** spec);
+LLC_API void            llc_spec_free(struct llc_spec * spec);
+/* most tokens of a draft: upstream's, and no more than a recurrent target can take back */
+LLC_API int32_t         llc_spec_n_max(const struct llc_spec * spec);
+/* whether the target's next-n embeddings are read */
+LLC_API bool            llc_spec_need_embd_nextn(const struct llc_spec * spec);
+/* a text in a sequence; a proposal is forgotten */
+LLC_API enum llc_status llc_spec_begin(struct llc_spec * spec, llama_seq_id seq, const llama_token * tokens, size_t n_tokens);
+/* the first n_rows rows of the batch that the target has just decoded */
+LLC_API enum llc_status llc_spec_process(struct llc_spec * spec, const struct llama_batch * batch, int32_t n_rows);
+/* drafts of n sequences in one go: id_last[k] is the token at position pos0[k], not decoded yet; at most n_max[k] tokens
+   (0 for none) go to out_tokens[k * stride ...], their number to out_counts[k] */
+LLC_API enum llc_status llc_spec_draft(
+        struct llc_spec * spec, size_t n, const llama_seq_id * seqs, const llama_pos * pos0, const llama_token * id_last,
+        const int32_t * n_max, llama_token * out_tokens, size_t stride, int32_t * out_counts);
+/* how many tokens of the proposal were right; 0 before it was processed gives it up */
+LLC_API enum llc_status llc_spec_accept(struct llc_spec * spec, llama_seq_id seq, int32_t n_accepted);
+/* length of the proposal that was not answered yet, 0 for none */
+LLC_API int32_t         llc_spec_pending(const struct llc_spec * spec, llama_seq_id seq);
+/* state of a sequence that its memory does not have: EAGLE-3 on recurrent targets, LLC_UNAVAILABLE for all else; *size is
+   the size that there is, data may be NULL */
+LLC_API enum llc_status llc_spec_state_get(
+        struct llc_spec * spec, llama_seq_id seq, uint8_t * data, size_t capacity, size_t * size);
+LLC_API enum llc_status llc_spec_state_set(struct llc_spec * spec, llama_seq_id seq, const uint8_t * data, size_t size);
+/* of all types together; upstream does not tell which of them made a draft */
+LLC_API void            llc_spec_get_stats(const struct llc_spec * spec, struct llc_spec_stats * stats);
+/* how often a token was drafted and accepted at each place of a draft; fills at most capacity places, returns n_max */
+LLC_API int32_t         llc_spec_positions(
+        const struct llc_spec * spec, int32_t capacity, uint64_t * drafted, uint64_t * accepted);
+LLC_API void            llc_spec_reset_stats(struct llc_spec * spec);
+
+/* the types that a file is made for, separated by commas, as upstream tells them; empty for none */
+LLC_API enum llc_status llc_spec_types_from_gguf(const char * path, char ** types);
+/* all names, separated by commas */
+LLC_API const char *    llc_spec_all_types(void);
+/* by upstream's rules for two models of one vocabulary; *difference is NULL when there is none */
+LLC_API enum llc_status llc_spec_compatible(
+        const struct llama_model * target, const struct llama_model * draft, char ** difference);
+
+/* as llc_sample_batch for groups of rows: group k starts at rows[k], n_draft[k] tokens of drafts[k * stride ...] are in the
+   rows behind; a row is sampled as long as the tokens before it were those of the draft. n_tokens[k] tokens go to
+   tokens[k * (stride + 1) ...]. A group is `alive` until it ends. At the first failure *failed is its group, which is not
+   alive any more: call again for the rest. With `synthetic` a token of the draft is taken at random, at the rates of that
+   session, and the sampler goes by what it would have chosen; NULL for none. */
+LLC_API enum llc_status llc_sample_drafts(
+        struct llama_context * ctx, struct ggml_threadpool * pool, int32_t n_threads, size_t n,
+        struct llama_sampler ** samplers, const int32_t * rows, const int32_t * n_first, const llama_token * drafts,
+        size_t stride, const int32_t * n_draft, struct llc_spec * synthetic, llama_token * tokens, int32_t * n_tokens,
+        bool * alive, size_t * failed);
 
 /* grammar */
 

@@ -1,4 +1,5 @@
 #include "guard.h"
+#include "watch.h"
 
 #include "mtmd-helper.h"
 #include "mtmd.h"
@@ -132,6 +133,7 @@ enum llc_status llc_mtmd_decode(
     *new_n_past = n_past;
     *code       = 0;
     return guarded([&] {
+        const llc::decode_scope computing(ctx);
         const causal_attn_kept scope(ctx);
         if (mtmd_input_chunk_get_type(chunk) == MTMD_INPUT_CHUNK_TYPE_TEXT) {
             *code = mtmd_helper_eval_chunk_single(

@@ -1,5 +1,7 @@
 #include "guard.h"
 #include "pool_work.h"
+#include "synthetic.h"
+#include "watch.h"
 
 #include <algorithm>
 #include <cmath>
@@ -110,6 +112,71 @@ enum llc_status sample_from(
 
 constexpr int64_t worth_threads = 1 << 16; // logits; fewer are looked through while threads would be told to
 
+// Every row with its own sampler, up to the first failure.
+enum llc_status sample_rows(
+        struct llama_context * ctx, struct ggml_threadpool * pool, int32_t n_threads, size_t n,
+        struct llama_sampler ** samplers, const int32_t * rows, const int32_t * n_first, llama_token * tokens,
+        size_t * n_done) {
+    search wanted;
+    wanted.n_vocab = llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(ctx)));
+    if (int64_t(wanted.n_vocab) * int64_t(n) < worth_threads) {
+        n_threads = 1;
+    }
+    std::vector<int32_t> place(n, -1); // in the search
+    for (size_t k = 0; k < n; ++k) {
+        const float * logits = n_first[k] > 0 ? llama_get_logits_ith(ctx, rows[k]) : nullptr;
+        if (logits != nullptr && llama_get_sampled_token_ith(ctx, rows[k]) == LLAMA_TOKEN_NULL &&
+            llama_get_sampled_logits_ith(ctx, rows[k]) == nullptr) { // no sampler in the graph was here first
+            place[k] = static_cast<int32_t>(wanted.logits.size());
+            wanted.add(logits, n_first[k], n_threads);
+        }
+    }
+    if (!wanted.logits.empty()) {
+        llc::run_on_pool(pool, n_threads, search::run, &wanted);
+    }
+    enum llc_status result = LLC_OK;
+    for (size_t k = 0; k < n && result == LLC_OK; ++k) {
+        tokens[k] = LLAMA_TOKEN_NULL;
+        const auto status = guarded([&] { // an exception is a failure of this row alone
+            result = place[k] >= 0 ? sample_from(samplers[k], wanted.candidates(place[k]), &tokens[k])
+                                   : sample_row(samplers[k], ctx, rows[k], &tokens[k]);
+            return LLC_OK;
+        });
+        result = status == LLC_OK ? result : status;
+        *n_done += result == LLC_OK;
+    }
+    return result;
+}
+
+// The next row of each group of llc_sample_drafts that goes on.
+struct draft_round {
+    std::vector<size_t>                 group;
+    std::vector<struct llama_sampler *> samplers;
+    std::vector<int32_t>                rows;
+    std::vector<int32_t>                n_first;
+    std::vector<llama_token>            tokens;
+
+    explicit draft_round(size_t n) : tokens(n) {}
+
+    bool gather(
+            size_t n, struct llama_sampler ** all_samplers, const int32_t * all_rows, const int32_t * all_n_first,
+            const int32_t * n_tokens, const bool * alive) {
+        group.clear();
+        samplers.clear();
+        rows.clear();
+        n_first.clear();
+        for (size_t k = 0; k < n; ++k) {
+            if (alive[k]) {
+                group.push_back(k);
+                samplers.push_back(all_samplers[k]);
+                rows.push_back(all_rows[k] + n_tokens[k]);
+                n_first.push_back(all_n_first[k]);
+            }
+        }
+        return !group.empty();
+    }
+};
+
 } // namespace
 
 enum llc_status llc_sample(struct llama_sampler * sampler, struct llama_context * ctx, int32_t i, llama_token * token) {
@@ -129,28 +196,45 @@ enum llc_status llc_sample_batch(
     *n_done = 0;
     enum llc_status result = LLC_OK;
     const auto status = guarded([&] {
-        search wanted;
-        wanted.n_vocab = llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(ctx)));
-        if (int64_t(wanted.n_vocab) * int64_t(n) < worth_threads) {
-            n_threads = 1;
-        }
-        std::vector<int32_t> place(n, -1); // in the search
-        for (size_t k = 0; k < n; ++k) {
-            const float * logits = n_first[k] > 0 ? llama_get_logits_ith(ctx, rows[k]) : nullptr;
-            if (logits != nullptr && llama_get_sampled_token_ith(ctx, rows[k]) == LLAMA_TOKEN_NULL &&
-                llama_get_sampled_logits_ith(ctx, rows[k]) == nullptr) { // no sampler in the graph was here first
-                place[k] = static_cast<int32_t>(wanted.logits.size());
-                wanted.add(logits, n_first[k], n_threads);
+        result = sample_rows(ctx, pool, n_threads, n, samplers, rows, n_first, tokens, n_done);
+        return LLC_OK;
+    });
+    return status == LLC_OK ? result : status;
+}
+
+enum llc_status llc_sample_drafts(
+        struct llama_context * ctx, struct ggml_threadpool * pool, int32_t n_threads, size_t n,
+        struct llama_sampler ** samplers, const int32_t * rows, const int32_t * n_first, const llama_token * drafts,
+        size_t stride, const int32_t * n_draft, struct llc_spec * synthetic, llama_token * tokens, int32_t * n_tokens,
+        bool * alive, size_t * failed) {
+    *failed = n;
+    enum llc_status result = LLC_OK;
+    const auto status = guarded([&] {
+        const auto * vocab = llama_model_get_vocab(llama_get_model(ctx));
+        draft_round round(n);
+        while (result == LLC_OK && round.gather(n, samplers, rows, n_first, n_tokens, alive)) {
+            size_t n_done = 0;
+            // rejected rows are never looked at: a round takes one row of each group that goes on
+            result = sample_rows(
+                ctx, pool, n_threads, round.group.size(), round.samplers.data(), round.rows.data(),
+                round.n_first.data(), round.tokens.data(), &n_done);
+            for (size_t k = 0; k < n_done; ++k) {
+                const size_t        group = round.group[k];
+                const int32_t       place = n_tokens[group]++;
+                llama_token &       token = tokens[group * (stride + 1) + place];
+                const llama_token * draft = place < n_draft[group] ? drafts + group * stride + place : nullptr;
+                token = round.tokens[k];
+                if (draft != nullptr && synthetic != nullptr && llc::spec_takes(*synthetic, place) &&
+                    !llama_vocab_is_eog(vocab, *draft)) {
+                    token = *draft;
+                } else {
+                    alive[group] = draft != nullptr && synthetic == nullptr && token == *draft;
+                }
             }
-        }
-        if (!wanted.logits.empty()) {
-            llc::run_on_pool(pool, n_threads, search::run, &wanted);
-        }
-        for (size_t k = 0; k < n && result == LLC_OK; ++k) {
-            tokens[k] = LLAMA_TOKEN_NULL;
-            result = place[k] >= 0 ? sample_from(samplers[k], wanted.candidates(place[k]), &tokens[k])
-                                   : sample_row(samplers[k], ctx, rows[k], &tokens[k]);
-            *n_done += result == LLC_OK;
+            if (result != LLC_OK) {
+                *failed        = round.group[n_done];
+                alive[*failed] = false;
+            }
         }
         return LLC_OK;
     });
@@ -192,6 +276,7 @@ enum llc_status llc_sampler_clone(const struct llama_sampler * sampler, struct l
 enum llc_status llc_set_sampler(struct llama_context * ctx, llama_seq_id seq, struct llama_sampler * chain, bool * on_backend) {
     *on_backend = false;
     return guarded([&] {
+        llc::require_unwatched(ctx, "samplers", true);
         *on_backend = llama_set_sampler(ctx, seq, chain);
         return LLC_OK;
     });

@@ -78,9 +78,7 @@ def test_options_mirror_the_fields() -> None:
 
 def test_the_default_chain(model: Model) -> None:
     chain = SamplingParams().chain(model)
-    assert chain.names == [
-        "?penalties", "?dry", "?top-n-sigma", "top-k", "?typical", "top-p", "min-p", "?xtc", "temp-ext", "dist",
-    ]  # fmt: skip
+    assert chain.names == ["top-k", "top-p", "min-p", "temp-ext", "dist"]  # without those that would change nothing
 
 
 @pytest.mark.parametrize(
@@ -88,6 +86,13 @@ def test_the_default_chain(model: Model) -> None:
     [
         ({"samplers": ["temperature", "top-k", "nucleus"]}, ["temp-ext", "top-k", "top-p", "dist"]),
         ({"samplers": []}, ["dist"]),
+        (
+            {
+                "penalty_repeat": 1.1, "dry_multiplier": 0.8, "top_n_sigma": 2.0, "typ_p": 0.9, "xtc_probability": 0.5,
+                "top_k": 0, "top_p": 1.0, "min_p": 0.0,
+            },
+            ["penalties", "dry", "top-n-sigma", "typical", "xtc", "temp-ext", "dist"],
+        ),
         ({"samplers": ["adaptive_p", "min_p"], "adaptive_target": 0.3}, ["min-p", "adaptive-p"]),
         ({"samplers": ["infill"]}, ["infill", "dist"]),
         ({"mirostat": 1}, ["temp", "mirostat"]),

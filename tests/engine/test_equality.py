@@ -36,12 +36,12 @@ def mixed(llama: lc.Llama) -> list[lc.Request]:
 
 
 @pytest.mark.parametrize("n_parallel", [4, 16])
-def test_64_requests_are_as_each_alone(demo_model, make_engine, n_parallel):
+def test_64_requests_are_as_each_alone(exact_model, make_engine, n_parallel):
     """Mixed, with neighbours that are cancelled and neighbours that fail: every text and every token is the same."""
-    with lc.Llama(demo_model, n_ctx=2048, n_parallel=1, n_threads=1, flash_attn="disabled") as alone:
+    with lc.Llama(exact_model, n_ctx=2048, n_parallel=1, n_threads=1, flash_attn="disabled") as alone:
         requests = mixed(alone)
         expected = [alone.engine.submit(request).result() for request in requests]
-    engine = make_engine(demo_model, n_ctx=4096, n_parallel=n_parallel)
+    engine = make_engine(exact_model, n_ctx=4096, n_parallel=n_parallel)
     running, disturbed = [], []
     for number, request in enumerate(requests):
         running.append(engine.submit(request))

@@ -1,0 +1,190 @@
+"""Drafts for the texts of an engine: the session, the memory that drafts, and whether drafting pays."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from ...errors import LlamaCoreError, UnsupportedError
+from ..stats import SpeculationStats
+from .gain import GainEstimate
+
+if TYPE_CHECKING:
+    from ...core.batch import Batch
+    from ...core.context import Context
+    from ...core.speculative import SpeculativeSession
+    from ..cached_text import CachedText
+
+T = TypeVar("T")
+
+_log = logging.getLogger("llamacore.engine")
+
+
+class _Closes(Protocol):
+    def close(self) -> None: ...
+
+
+class Drafter:
+    """Proposes what comes next in each sequence of a context. For the engine's thread alone.
+
+    A draft is only ever a guess: whatever goes wrong here ends the drafting, never a request. The draft memory follows
+    the target's as far as it can; where it has lost a text, the session starts it anew in the middle.
+
+    Args:
+        session: Who drafts; closed with this.
+        draft: The context that drafts, if it has a memory of its own.
+        owned: What else is closed with this, in this order.
+        n_max: Most tokens of a draft.
+        adaptive: Draft only where that makes the engine quicker.
+
+    Attributes:
+        synthetic: The session if it accepts drafts at random, for benchmarks; else None.
+        failure: What ended the drafting for good.
+    """
+
+    def __init__(
+        self,
+        session: SpeculativeSession,
+        draft: Context | None,
+        owned: Sequence[_Closes],
+        *,
+        n_max: int,
+        adaptive: bool,
+    ) -> None:
+        self.session = session
+        self.synthetic = session if session.config.synthetic_rates else None
+        self.n_max = n_max
+        self.gain = GainEstimate(adaptive)
+        self.failure: LlamaCoreError | None = None
+        self._draft = draft
+        self._owned = tuple(owned)
+        self._begun: dict[int, CachedText] = {}
+
+    def propose(self, texts: Sequence[CachedText], last: Sequence[int], n_max: Sequence[int]) -> list[list[int]]:
+        """Draft for some texts in one go.
+
+        Args:
+            texts: Texts in sequences.
+            last: The token that follows each; it is not computed yet.
+            n_max: Most tokens of each draft, 0 for none.
+        """
+
+        def draft() -> list[list[int]]:
+            seqs, limits = [], []
+            for text, limit in zip(texts, n_max, strict=True):
+                seq = text.seq
+                assert seq is not None
+                if self._begun.get(seq) is not text:
+                    self.session.begin(seq, text.tokens)
+                    self._begun[seq] = text
+                seqs.append(seq)
+                limits.append(limit if self._reaches(seq, len(text.tokens)) else 0)
+            return self.session.draft_many(seqs, [len(text.tokens) for text in texts], last, limits)
+
+        return self._try(draft, [[] for _ in texts])
+
+    def process(self, batch: Batch, starts: Iterable[tuple[int, int]]) -> None:
+        """Follow the batch that the target has just decoded.
+
+        Args:
+            batch: The batch.
+            starts: Its sequences, and the position at which each begins.
+        """
+
+        def process() -> None:
+            for seq, start in starts:
+                if not self._reaches(seq, start) and self._draft is not None:
+                    self._draft.memory.seq_rm(seq)  # it goes on from here
+            self.session.process(batch)
+
+        self._try(process, None)
+
+    def _reaches(self, seq: int, length: int) -> bool:
+        """Cut what was drafted behind the first `length` positions; whether the draft memory has the one before."""
+        if self._draft is None:
+            return True
+        memory = self._draft.memory
+        last = memory.seq_pos_max(seq)
+        if last >= length and not memory.seq_rm(seq, length):
+            raise UnsupportedError("the memory that drafts did not take back what was wrong")
+        return last >= length - 1
+
+    def accept(self, seq: int, n_accepted: int) -> None:
+        """Note how many tokens of a draft were right; 0 as well for one that was not decoded."""
+        self._try(lambda: self.session.accept(seq, n_accepted), None)
+
+    def pause(self) -> None:
+        """Batches are decoded that are not processed: each text is begun again afterwards."""
+        self._begun.clear()
+
+    # what happens to the sequences of the target
+
+    def copied(self, source: int, target: int) -> None:
+        """A sequence was copied."""
+        self._begun.pop(target, None)
+        self._follow(lambda draft: draft.memory.seq_cp(source, target))
+
+    def removed(self, seq: int) -> None:
+        """A sequence was emptied."""
+        self._begun.pop(seq, None)
+        self._follow(lambda draft: draft.memory.seq_rm(seq))
+
+    def shifted(self, seq: int, keep: int, drop: int) -> None:
+        """Tokens were dropped after the first `keep`, and the rest moved up."""
+        self._begun.pop(seq, None)
+
+        def shift(draft: Context) -> None:
+            memory = draft.memory
+            if memory.can_shift:
+                memory.seq_rm(seq, keep, keep + drop)
+                memory.seq_add(seq, keep + drop, -1, -drop)
+            else:
+                memory.seq_rm(seq)
+
+        self._follow(shift)
+
+    def state(self, seq: int) -> bytes:
+        """What the draft memory holds of a sequence; nothing if there is none."""
+        found: list[bytes] = []
+        self._follow(lambda draft: found.append(draft.state.to_bytes(seq)))
+        return found[0] if found else b""
+
+    def restored(self, seq: int, state: bytes) -> None:
+        """A sequence was restored that had this state here."""
+        self._begun.pop(seq, None)
+        self._follow(lambda draft: draft.state.from_bytes(state, seq) if state else draft.memory.seq_rm(seq))
+
+    def _follow(self, function: Callable[[Context], object]) -> None:
+        draft = self._draft
+        if draft is not None:
+            self._try(lambda: function(draft), None)
+
+    def _try(self, function: Callable[[], T], otherwise: T) -> T:
+        if self.failure is None:
+            try:
+                return function()
+            except LlamaCoreError as error:
+                _log.warning("drafting has ended: %s", error)
+                self.failure = error
+        return otherwise
+
+    def look(self) -> SpeculationStats:
+        """The counters, as they are now."""
+        counts = self.session.stats()
+        return SpeculationStats(
+            types=self.session.types,
+            active=self.failure is None and self.gain.active,
+            gain=self.gain.gain,
+            drafts=counts.drafts,
+            drafted=counts.drafted,
+            accepted=counts.accepted,
+            positions=counts.positions,
+            failure=None if self.failure is None else self.failure.message,
+        )
+
+    def close(self) -> None:
+        """Free the session, then the context and the model that draft."""
+        self.session.close()
+        for one in self._owned:
+            one.close()

@@ -1,0 +1,462 @@
+#include "speculation.h"
+
+#include "llama-context.h"
+#include "llama-ext.h"
+#include "ngram-cache.h"
+#include "synthetic.h"
+
+#include <algorithm>
+#include <cstring>
+
+using llc::guarded;
+
+namespace {
+
+void require(bool condition, const std::string & message) {
+    if (!condition) {
+        throw llc::invalid_argument(message);
+    }
+}
+
+class time_added {
+  public:
+    explicit time_added(int64_t & to) : to_(to), start_(ggml_time_us()) {}
+    ~time_added() { to_ += ggml_time_us() - start_; }
+
+  private:
+    int64_t & to_;
+    int64_t   start_;
+};
+
+llc::spec_sequence & sequence(struct llc_spec & spec, llama_seq_id seq) {
+    require(seq >= 0 && static_cast<size_t>(seq) < spec.sequences.size(),
+            "sequence " + std::to_string(seq) + " is not 0 to " + std::to_string(spec.sequences.size() - 1));
+    return spec.sequences[seq];
+}
+
+std::string of(llama_seq_id seq) {
+    return " of sequence " + std::to_string(seq);
+}
+
+void require_token(const struct llc_spec & spec, llama_token token) {
+    require(token >= 0 && token < spec.n_vocab, "token " + std::to_string(token) + " is not in the vocabulary (0 to " +
+                                                std::to_string(spec.n_vocab - 1) + ")");
+}
+
+// A gap, such as an image leaves, is filled with tokens that are none.
+void set_length(const struct llc_spec & spec, llc::spec_sequence & of, llama_pos length) {
+    const auto room = of.text.size() + std::max<size_t>(llama_n_ctx(spec.tgt), 1);
+    require(static_cast<size_t>(length) <= room, "position " + std::to_string(length) + " is far behind the text");
+    of.text.resize(length, LLAMA_TOKEN_NULL);
+}
+
+// The n-gram maps point into the text that they were shown, and read there: they start anew when it is another one.
+void show_text(struct llc_spec & spec, llama_seq_id seq) {
+    auto & known = spec.sequences[seq];
+    known.n_known = known.text.size();
+    common_speculative_begin(spec.upstream.get(), seq, {});
+    common_speculative_begin(spec.upstream.get(), seq, known.text);
+}
+
+void check_rows(struct llc_spec & spec, const struct llama_batch & batch, int32_t n_rows) {
+    const auto & seen = *spec.on_tgt;
+    require(batch.token != nullptr && batch.pos != nullptr && batch.seq_id != nullptr, "the batch has no tokens");
+    require(n_rows > 0 && n_rows <= batch.n_tokens, std::to_string(n_rows) + " rows of a batch of " +
+                                                    std::to_string(batch.n_tokens));
+    require(seen.sound && seen.token.size() == static_cast<size_t>(batch.n_tokens) &&
+            std::equal(seen.token.begin(), seen.token.end(), batch.token) &&
+            std::equal(seen.pos.begin(), seen.pos.end(), batch.pos),
+            "this batch is not what the target has decoded last");
+    std::vector<bool> met(spec.sequences.size(), false);
+    for (int32_t row = 0; row < n_rows; ++row) {
+        const auto seq = seen.seq[row];
+        require(batch.n_seq_id[row] == 1 && batch.seq_id[row][0] == seq,
+                "this batch is not what the target has decoded last");
+        if (row > 0 && seq == seen.seq[row - 1]) {
+            require(batch.pos[row] == batch.pos[row - 1] + 1, "the positions" + of(seq) + " do not follow each other");
+            continue;
+        }
+        auto & on = sequence(spec, seq);
+        require(!met[seq], "the rows" + of(seq) + " are not side by side");
+        met[seq] = true;
+        require(on.n_verified < 0, "the proposal" + of(seq) + " was processed: accept it first");
+        if (spec.in_step) {
+            const auto last = llama_memory_seq_pos_max(llama_get_memory(spec.dft), seq);
+            require(last < 0 || last + 1 == batch.pos[row] || (spec.may_jump && last < batch.pos[row]),
+                    "the draft context holds positions up to " + std::to_string(last) + of(seq) +
+                    ", the batch starts at " + std::to_string(batch.pos[row]) +
+                    ": remove what was drafted, process every batch");
+        }
+    }
+}
+
+// Upstream reads these without looking.
+void check_inner_values(const struct llc_spec & spec) {
+    if (spec.types.has(COMMON_SPECULATIVE_TYPE_DRAFT_MTP)) {
+        require(llama_get_embeddings_nextn(spec.tgt) != nullptr, "the target has no next-n embeddings");
+    }
+}
+
+void take_rows(struct llc_spec & spec, const struct llama_batch & batch, int32_t n_rows) {
+    spec.batch.clear();
+    for (int32_t row = 0; row < n_rows; ++row) {
+        const auto seq   = batch.seq_id[row][0];
+        auto &     text  = spec.sequences[seq].text;
+        if (row == 0 || seq != batch.seq_id[row - 1][0]) {
+            set_length(spec, spec.sequences[seq], batch.pos[row]);
+        }
+        text.push_back(batch.token[row]);
+        spec.batch.add(batch.token[row], batch.pos[row], seq, batch.logits != nullptr && batch.logits[row] != 0);
+    }
+}
+
+struct wish {
+    llama_seq_id seq;
+    llama_pos    pos0;
+    llama_token  id_last;
+    int32_t      n_max;
+};
+
+void check_wish(struct llc_spec & spec, const wish & on) {
+    const auto & state = sequence(spec, on.seq);
+    require(state.n_pending == 0, "a proposal" + of(on.seq) + " was not accepted yet");
+    require(on.pos0 >= 0, "position " + std::to_string(on.pos0));
+    require_token(spec, on.id_last);
+    if (spec.in_step && on.n_max > 0) {
+        const auto last = llama_memory_seq_pos_max(llama_get_memory(spec.dft), on.seq);
+        require(last + 1 == on.pos0, "the draft context holds positions up to " + std::to_string(last) + of(on.seq) +
+                                     ", the draft starts at " + std::to_string(on.pos0) +
+                                     ": process what the target decoded, remove what was rejected");
+    }
+}
+
+void ask(struct llc_spec & spec, const wish & on) {
+    auto & state = spec.sequences[on.seq];
+    state.draft.clear();
+    set_length(spec, state, on.pos0);
+    if (state.text.size() < state.n_known) {
+        show_text(spec, on.seq);
+    }
+    state.n_known = state.text.size();
+    ++spec.stats.n_draft;
+    // ngram-cache reads that many tokens before the draft without looking
+    if (spec.types.has(COMMON_SPECULATIVE_TYPE_NGRAM_CACHE) && state.text.size() + 1 < LLAMA_NGRAM_MAX) {
+        return;
+    }
+    common_speculative_get_draft_params(spec.upstream.get(), on.seq) = {
+        /* .drafting = */ true, /* .n_max   = */ on.n_max,      /* .pos0   = */ on.pos0,
+        /* .id_last  = */ on.id_last, /* .prompt = */ &state.text, /* .result = */ &state.draft,
+    };
+}
+
+void forget_wishes(struct llc_spec & spec) noexcept {
+    for (size_t seq = 0; seq < spec.sequences.size(); ++seq) {
+        common_speculative_get_draft_params(spec.upstream.get(), static_cast<llama_seq_id>(seq)).drafting = false;
+    }
+}
+
+void collect(struct llc_spec & spec, const wish & on, llama_token * tokens, int32_t & count) {
+    auto &     state  = spec.sequences[on.seq];
+    const auto usable = [&](llama_token token) { return token >= 0 && token < spec.n_vocab; };
+    const auto end    = std::find_if_not(state.draft.begin(), state.draft.end(), usable);
+    count             = std::min<int32_t>(static_cast<int32_t>(end - state.draft.begin()), on.n_max);
+    std::copy_n(state.draft.begin(), count, tokens);
+    state.n_pending  = count;
+    state.n_verified = -1;
+    spec.stats.n_drafts       += count > 0;
+    spec.stats.n_draft_tokens += count;
+    for (int32_t place = 0; place < count; ++place) {
+        ++spec.drafted[place];
+    }
+}
+
+struct common_params_speculative upstream_params(const struct llc_spec_config & config, const llc::spec_types & types) {
+    struct common_params_speculative params;
+    params.types                   = types.all;
+    params.synth_len               = config.synth_length;
+    params.draft.n_max             = config.n_max;
+    params.draft.n_min             = config.n_min;
+    params.draft.p_min             = config.p_min;
+    params.draft.backend_sampling  = config.backend_sampling;
+    params.draft.ctx_tgt           = config.ctx_tgt;
+    params.draft.ctx_dft           = config.ctx_dft;
+    params.ngram_mod.n_match       = config.ngram_mod_n_match;
+    params.ngram_mod.n_min         = config.ngram_mod_n_min;
+    params.ngram_mod.n_max         = config.ngram_mod_n_max;
+    params.ngram_simple.size_n     = static_cast<uint16_t>(config.ngram_size_n);
+    params.ngram_simple.size_m     = static_cast<uint16_t>(config.ngram_size_m);
+    params.ngram_simple.min_hits   = static_cast<uint16_t>(config.ngram_min_hits);
+    params.ngram_map_k             = params.ngram_simple;
+    params.ngram_map_k4v           = params.ngram_simple;
+    if (config.n_synth_rates > 0) {
+        params.synth_rates.assign(config.synth_rates, config.synth_rates + config.n_synth_rates);
+    }
+    if (config.lookup_cache_static != nullptr) {
+        params.ngram_cache.lookup_cache_static = config.lookup_cache_static;
+    }
+    if (config.lookup_cache_dynamic != nullptr) {
+        params.ngram_cache.lookup_cache_dynamic = config.lookup_cache_dynamic;
+    }
+    return params;
+}
+
+} // namespace
+
+bool llc::spec_takes(struct llc_spec & spec, int32_t place) {
+    const auto & probabilities = common_speculative_get_synth_probs(spec.upstream.get());
+    std::uniform_real_distribution<double> uniform(0.0, 1.0);
+    return static_cast<size_t>(place) < probabilities.size() && uniform(spec.synth_rng) < probabilities[place];
+}
+
+llc_spec::~llc_spec() {
+    const auto tgt_lock = on_tgt != nullptr ? std::unique_lock<std::mutex>(on_tgt->computing) : std::unique_lock<std::mutex>();
+    const auto dft_lock = on_dft != nullptr ? std::unique_lock<std::mutex>(on_dft->computing) : std::unique_lock<std::mutex>();
+    upstream.reset();
+    if (on_tgt != nullptr) {
+        llama_set_embeddings_nextn(tgt, nextn, nextn_masked);
+        for (size_t layer = 0; layer < layer_inputs.size(); ++layer) {
+            if (!layer_inputs[layer] && tgt->get_cparams().embeddings_layer_inp[layer]) {
+                llama_set_embeddings_layer_inp(tgt, static_cast<uint32_t>(layer), false);
+            }
+        }
+        llc::unwatch(tgt);
+    }
+    if (on_dft != nullptr) {
+        llc::unwatch(dft);
+    }
+}
+
+struct llc_spec_config llc_spec_default_config(void) {
+    const struct common_params_speculative defaults;
+    struct llc_spec_config config = {};
+    config.n_seq             = 1;
+    config.n_max             = defaults.draft.n_max;
+    config.n_min             = defaults.draft.n_min;
+    config.p_min             = defaults.draft.p_min;
+    config.backend_sampling  = defaults.draft.backend_sampling;
+    config.ngram_size_n      = defaults.ngram_simple.size_n;
+    config.ngram_size_m      = defaults.ngram_simple.size_m;
+    config.ngram_min_hits    = defaults.ngram_simple.min_hits;
+    config.ngram_mod_n_match = defaults.ngram_mod.n_match;
+    config.ngram_mod_n_min   = defaults.ngram_mod.n_min;
+    config.ngram_mod_n_max   = defaults.ngram_mod.n_max;
+    config.synth_length      = defaults.synth_len;
+    config.synth_seed        = std::mt19937::default_seed;
+    return config;
+}
+
+enum llc_status llc_spec_new(const struct llc_spec_config * config, struct llc_spec ** spec) {
+    *spec = nullptr;
+    return guarded([&] {
+        auto made   = std::make_unique<struct llc_spec>();
+        made->types = llc::spec_types_of(*config);
+        require(config->ctx_tgt != nullptr, "there is no target context");
+        made->tgt          = config->ctx_tgt;
+        made->dft          = config->ctx_dft;
+        made->nextn        = made->tgt->get_cparams().embeddings_nextn;
+        made->nextn_masked = made->tgt->get_cparams().embeddings_nextn_masked;
+        made->layer_inputs = made->tgt->get_cparams().embeddings_layer_inp;
+        llc::check_spec_contexts(*config, made->types);
+        made->on_tgt = llc::watch(made->tgt, false);
+        if (made->dft != nullptr) {
+            made->on_dft = llc::watch(made->dft, true);
+            llc::enable_layer_inputs(made->tgt, llama_get_model(made->dft), made->types);
+        }
+        auto params = upstream_params(*config, made->types);
+        try {
+            made->upstream.reset(common_speculative_init(params, config->n_seq));
+        } catch (const std::invalid_argument & e) {
+            throw llc::invalid_argument(e.what());
+        }
+        require(made->upstream != nullptr, "there is nothing to draft with");
+
+        const auto * target = llama_get_model(made->tgt);
+        made->n_max   = common_speculative_n_max(made->upstream.get());
+        made->n_vocab = llama_vocab_n_tokens(llama_model_get_vocab(target));
+        if (llama_model_is_recurrent(target) || llama_model_is_hybrid(target)) {
+            made->n_max = std::min<int32_t>(made->n_max, llama_n_rs_seq(made->tgt));
+        }
+        if (made->dft != nullptr) {
+            const auto * draft = llama_get_model(made->dft);
+            const auto   rope  = llama_model_rope_type(draft);
+            made->n_vocab  = std::min(made->n_vocab, llama_vocab_n_tokens(llama_model_get_vocab(draft)));
+            made->may_jump = rope == LLAMA_ROPE_TYPE_MROPE || rope == LLAMA_ROPE_TYPE_IMROPE;
+            // EAGLE-3 is one position behind and trims its memory itself; shared memory is trimmed with the target's
+            made->in_step  = !made->types.has(COMMON_SPECULATIVE_TYPE_DRAFT_EAGLE3) &&
+                             llama_get_ctx_other(made->dft) != made->tgt;
+        }
+        made->sequences.resize(config->n_seq);
+        made->synth_rng.seed(config->synth_seed);
+        made->drafted.resize(std::max(made->n_max, 0));
+        made->accepted.resize(made->drafted.size());
+        *spec = made.release();
+        return LLC_OK;
+    });
+}
+
+void llc_spec_free(struct llc_spec * spec) {
+    guarded([&] {
+        delete spec;
+        return LLC_OK;
+    });
+}
+
+int32_t llc_spec_n_max(const struct llc_spec * spec) {
+    return spec->n_max;
+}
+
+bool llc_spec_need_embd_nextn(const struct llc_spec * spec) {
+    return spec->tgt->get_cparams().embeddings_nextn;
+}
+
+enum llc_status llc_spec_begin(struct llc_spec * spec, llama_seq_id seq, const llama_token * tokens, size_t n_tokens) {
+    return guarded([&] {
+        auto & on = sequence(*spec, seq);
+        std::for_each(tokens, tokens + n_tokens, [&](llama_token token) { require_token(*spec, token); });
+        const time_added timer(spec->stats.t_begin_us);
+        on.text.assign(tokens, tokens + n_tokens);
+        on.n_pending  = 0;
+        on.n_verified = -1;
+        show_text(*spec, seq);
+        ++spec->stats.n_begin;
+        return LLC_OK;
+    });
+}
+
+enum llc_status llc_spec_process(struct llc_spec * spec, const struct llama_batch * batch, int32_t n_rows) {
+    return guarded([&] {
+        check_rows(*spec, *batch, n_rows);
+        check_inner_values(*spec);
+        const time_added timer(spec->stats.t_process_us);
+        take_rows(*spec, *batch, n_rows);
+        spec->on_tgt->sound = false; // once is enough
+        ++spec->stats.n_process;
+        if (!common_speculative_process(spec->upstream.get(), spec->batch)) {
+            return llc::fail(LLC_FAILED, "the draft context could not decode the batch");
+        }
+        for (int32_t row = 0, start = 0; row < n_rows; ++row) {
+            const auto seq = batch->seq_id[row][0];
+            if (row + 1 == n_rows || batch->seq_id[row + 1][0] != seq) {
+                auto & on = spec->sequences[seq];
+                on.n_verified = on.n_pending > 0 ? row - start : -1;
+                start         = row + 1;
+            }
+        }
+        return LLC_OK;
+    });
+}
+
+enum llc_status llc_spec_draft(
+        struct llc_spec * spec, size_t n, const llama_seq_id * seqs, const llama_pos * pos0, const llama_token * id_last,
+        const int32_t * n_max, llama_token * out_tokens, size_t stride, int32_t * out_counts) {
+    std::fill_n(out_counts, n, 0);
+    return guarded([&] {
+        std::vector<wish> wishes;
+        std::vector<bool> met(spec->sequences.size(), false);
+        for (size_t k = 0; k < n; ++k) {
+            wishes.push_back({seqs[k], pos0[k], id_last[k], std::min(n_max[k], spec->n_max)});
+            check_wish(*spec, wishes.back());
+            require(n_max[k] >= 0, "n_max = " + std::to_string(n_max[k]));
+            require(static_cast<size_t>(wishes.back().n_max) <= stride, "there is no room for the drafts");
+            require(!met[seqs[k]], "sequence " + std::to_string(seqs[k]) + " is named twice");
+            met[seqs[k]] = true;
+        }
+        const time_added timer(spec->stats.t_draft_us);
+        struct tidy {
+            struct llc_spec & spec;
+            ~tidy() { forget_wishes(spec); }
+        } scope{*spec};
+        for (const auto & on : wishes) {
+            spec->sequences[on.seq].draft.clear();
+            if (on.n_max > 0) {
+                ask(*spec, on);
+            }
+        }
+        common_speculative_draft(spec->upstream.get());
+        for (size_t k = 0; k < n; ++k) {
+            collect(*spec, wishes[k], out_tokens + k * stride, out_counts[k]);
+        }
+        return LLC_OK;
+    });
+}
+
+enum llc_status llc_spec_accept(struct llc_spec * spec, llama_seq_id seq, int32_t n_accepted) {
+    return guarded([&] {
+        auto & on = sequence(*spec, seq);
+        require(on.n_pending > 0, "there is no proposal" + of(seq));
+        require(n_accepted >= 0 && n_accepted <= on.n_pending,
+                std::to_string(n_accepted) + " accepted tokens of a proposal of " + std::to_string(on.n_pending));
+        require(n_accepted <= std::max(on.n_verified, 0),
+                std::to_string(n_accepted) + " accepted tokens, " + std::to_string(std::max(on.n_verified, 0)) +
+                " of the proposal were processed");
+        if (on.n_verified >= 0) { // else it was given up, and upstream would go back to the rows of an earlier batch
+            const time_added timer(spec->stats.t_accept_us);
+            common_speculative_accept(spec->upstream.get(), seq, static_cast<uint16_t>(n_accepted));
+            ++spec->stats.n_accept;
+            spec->stats.n_drafts_accepted += n_accepted > 0;
+            spec->stats.n_accepted_tokens += n_accepted;
+            for (int32_t place = 0; place < n_accepted; ++place) {
+                ++spec->accepted[place];
+            }
+        }
+        on.n_pending  = 0;
+        on.n_verified = -1;
+        return LLC_OK;
+    });
+}
+
+int32_t llc_spec_pending(const struct llc_spec * spec, llama_seq_id seq) {
+    return seq >= 0 && static_cast<size_t>(seq) < spec->sequences.size() ? spec->sequences[seq].n_pending : 0;
+}
+
+enum llc_status llc_spec_state_get(
+        struct llc_spec * spec, llama_seq_id seq, uint8_t * data, size_t capacity, size_t * size) {
+    *size = 0;
+    return guarded([&] {
+        sequence(*spec, seq);
+        std::vector<uint8_t> state;
+        if (!common_speculative_get_state(spec->upstream.get(), seq, state)) {
+            return llc::fail(LLC_UNAVAILABLE, "this type keeps no state that could be saved");
+        }
+        *size = state.size();
+        if (data != nullptr) {
+            require(capacity >= state.size(), "there is no room for the state");
+            std::copy(state.begin(), state.end(), data);
+        }
+        return LLC_OK;
+    });
+}
+
+enum llc_status llc_spec_state_set(struct llc_spec * spec, llama_seq_id seq, const uint8_t * data, size_t size) {
+    return guarded([&] {
+        const auto & on = sequence(*spec, seq);
+        if (!spec->types.has(COMMON_SPECULATIVE_TYPE_DRAFT_EAGLE3)) {
+            return llc::fail(LLC_UNAVAILABLE, "this type keeps no state that could be saved");
+        }
+        require(on.n_pending == 0, "a proposal" + of(seq) + " was not accepted yet");
+        const auto expected = sizeof(llama_pos) + llama_model_n_embd(llama_get_model(spec->dft)) * sizeof(float);
+        llama_pos  pos      = -1;
+        require(size == expected, "the state has " + std::to_string(size) + " bytes, not " + std::to_string(expected));
+        std::memcpy(&pos, data, sizeof(pos));
+        require(pos >= 0, "the state is damaged");
+        common_speculative_set_state(spec->upstream.get(), seq, std::vector<uint8_t>(data, data + size));
+        return LLC_OK;
+    });
+}
+
+void llc_spec_get_stats(const struct llc_spec * spec, struct llc_spec_stats * stats) {
+    *stats = spec->stats;
+}
+
+int32_t llc_spec_positions(const struct llc_spec * spec, int32_t capacity, uint64_t * drafted, uint64_t * accepted) {
+    const auto n = std::min<size_t>(std::max(capacity, 0), spec->drafted.size());
+    std::copy_n(spec->drafted.begin(), n, drafted);
+    std::copy_n(spec->accepted.begin(), n, accepted);
+    return static_cast<int32_t>(spec->drafted.size());
+}
+
+void llc_spec_reset_stats(struct llc_spec * spec) {
+    spec->stats = {};
+    std::fill(spec->drafted.begin(), spec->drafted.end(), 0);
+    std::fill(spec->accepted.begin(), spec->accepted.end(), 0);
+}
