@@ -200,10 +200,11 @@ class Context(InnerValueReader):
                 lib.llc_capture_begin(capture._enter())
             batch._decoding = True
             try:
-                if encode:
-                    status = lib.llc_encode(ptr, native, code)
-                else:
-                    status = lib.llc_decode(ptr, native, self._n_outputs_max, code)
+                with self._pools.lock:
+                    if encode:
+                        status = lib.llc_encode(ptr, native, code)
+                    else:
+                        status = lib.llc_decode(ptr, native, self._n_outputs_max, code)
             finally:
                 batch._decoding = False
                 native.pos = batch._pos

@@ -356,8 +356,9 @@ class MultimodalContext(Handle):
         data = ffi.NULL if rows is None else ffi.from_buffer("float[]", rows)
         capture = ctx.params.capture
         if capture is None:
-            return int(lib.llc_mtmd_decode(*pointers, data, position[0], *numbers, position, ctx._code))
-        with using(capture) as (tensors,):
+            with ctx._pools.lock:
+                return int(lib.llc_mtmd_decode(*pointers, data, position[0], *numbers, position, ctx._code))
+        with using(capture) as (tensors,), ctx._pools.lock:
             lib.llc_capture_begin(tensors)
             status = int(lib.llc_mtmd_decode(*pointers, data, position[0], *numbers, position, ctx._code))
         capture._require_complete()

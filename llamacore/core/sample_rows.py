@@ -89,10 +89,11 @@ class RowSampler:
                 start = 0
                 pool, n_threads = context._pools.single
                 while start < count:
-                    status = lib.llc_sample_batch(
-                        ptr, pool, n_threads, count - start, pointers + start, numbers + start, first + start,
-                        self._tokens + start, done,
-                    )  # fmt: skip
+                    with context._pools.lock:
+                        status = lib.llc_sample_batch(
+                            ptr, pool, n_threads, count - start, pointers + start, numbers + start, first + start,
+                            self._tokens + start, done,
+                        )  # fmt: skip
                     results += ffi.unpack(self._tokens + start, done[0])
                     start += done[0]
                     if status:
@@ -130,7 +131,7 @@ class RowSampler:
 
         Returns:
             For each draft 1 to `len(draft) + 1` tokens, all but the last those of the draft; or the error that its
-            sampler made at the first row. A sampler that chooses nothing at a later row just ends its tokens.
+            sampler alone made at one of its rows.
 
         Raises:
             InvalidArgumentError: There are more drafts, or longer ones, than there is room for, or not as many rows or
@@ -176,16 +177,15 @@ class RowSampler:
         failed, stride, errors = self._done, self._n_draft_max, dict[int, LlamaCoreError]()
         pool, n_threads = context._pools.single
         while True:
-            status = lib.llc_sample_drafts(
-                ptr, pool, n_threads, count, self._samplers, self._rows, self._n_first, self._drafts, stride,
-                self._n_draft, synthetic, self._tokens, self._n_tokens, self._alive, failed,
-            )  # fmt: skip
+            with context._pools.lock:
+                status = lib.llc_sample_drafts(
+                    ptr, pool, n_threads, count, self._samplers, self._rows, self._n_first, self._drafts, stride,
+                    self._n_draft, synthetic, self._tokens, self._n_tokens, self._alive, failed,
+                )  # fmt: skip
             if not status:
                 break
             group = failed[0]
             taken = self._n_tokens[group] if group < count else 0
-            if status == lib.LLC_NO_TOKEN and taken:
-                continue  # the next step meets the same row first and says so
             try:
                 raise_sampling(status, rows[group] + taken if group < count else -1, context)
             except LlamaCoreError as error:

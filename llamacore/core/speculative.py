@@ -21,6 +21,7 @@ from ._speculative_config import hint_for, native_config
 from ._status import raise_status
 from .batch import Batch
 from .context import Context
+from .speculative_models import draft_context as draft_context
 from .speculative_models import mtp_context as mtp_context
 from .speculative_models import require_compatible as require_compatible
 from .speculative_models import speculative_types as speculative_types
@@ -48,7 +49,7 @@ class SpeculativeSession(Handle):
         config: How to draft.
         target: Context whose tokens are drafted. With a recurrent state it needs `n_rs_seq` of at least
             `config.n_draft_max`, so that it can take back what is rejected.
-        draft: Context that drafts; None for n-grams. See `mtp_context` for MTP.
+        draft: Context that drafts, made by `mtp_context` or `draft_context`; None for n-grams.
 
     Attributes:
         n_seq: Sequences.
@@ -85,6 +86,7 @@ class SpeculativeSession(Handle):
             else:
                 with draft._held() as native.ctx_dft:
                     status = lib.llc_spec_new(native, out)
+                    draft._pools.join(target._pools, native.ctx_dft)  # else the threads of each wait for the other's
             if status != lib.LLC_OK:
                 raise_status(
                     status, f"speculating with {', '.join(self.types)}", InvalidArgumentError, mark=mark,
@@ -171,8 +173,8 @@ class SpeculativeSession(Handle):
         Raises:
             InvalidArgumentError: It is another batch, its rows are mixed, a proposal was processed before and not
                 answered, or the draft context holds other positions; nothing was done.
-            DecodeError: The draft context could not decode it. The session stays usable: cut the memory of the draft
-                context, or go on without drafts.
+            DecodeError: The draft context could not decode it. The session stays usable: empty the draft memory of
+                these sequences, from where drafting goes on in the middle of their texts, or do not draft any more.
         """
         if not isinstance(batch, Batch):
             raise InvalidArgumentError(f"a {type(batch).__name__} is no Batch", hint="give the one that was decoded")

@@ -93,8 +93,8 @@ class LlamaBase:
             "model": model, "chat_template": chat_template, "flash_attn": flash_attn, "type_k": type_k,
             "type_v": type_v, "n_ctx": n_ctx, "n_parallel": n_parallel, "n_batch": n_batch, "n_ubatch": n_ubatch,
             "n_threads": n_threads, "n_threads_batch": n_threads_batch, "n_gpu_layers": n_gpu_layers,
-            "speculative": speculative, "model_params": model_params, "context_params": context_params, "engine_params": engine_params,
-            "progress": progress,
+            "speculative": speculative, "model_params": model_params, "context_params": context_params,
+            "engine_params": engine_params, "progress": progress,
         }  # fmt: skip
         asked = translate(llama_cpp, own)
         model = asked.llama["model"]

@@ -88,8 +88,14 @@ def test_the_default_chain(model: Model) -> None:
         ({"samplers": []}, ["dist"]),
         (
             {
-                "penalty_repeat": 1.1, "dry_multiplier": 0.8, "top_n_sigma": 2.0, "typ_p": 0.9, "xtc_probability": 0.5,
-                "top_k": 0, "top_p": 1.0, "min_p": 0.0,
+                "penalty_repeat": 1.1,
+                "dry_multiplier": 0.8,
+                "top_n_sigma": 2.0,
+                "typ_p": 0.9,
+                "xtc_probability": 0.5,
+                "top_k": 0,
+                "top_p": 1.0,
+                "min_p": 0.0,
             },
             ["penalties", "dry", "top-n-sigma", "typical", "xtc", "temp-ext", "dist"],
         ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -19,6 +20,15 @@ needs_proc = pytest.mark.skipif(not os.path.isdir(TASKS), reason="counts threads
 def count() -> int:
     """Threads of this process."""
     return len(os.listdir(TASKS))
+
+
+def settles_at(number: int) -> bool:
+    """Whether there soon are so many threads: a joined one is listed for a moment longer."""
+    for _ in range(200):
+        if count() == number:
+            return True
+        time.sleep(0.01)
+    return False
 
 
 def test_the_default_is_what_the_process_may_use():
@@ -101,3 +111,36 @@ def test_contexts_of_one_model_compute_side_by_side(tiny):
         thread.join()
     assert len(results) == 20
     assert all(np.array_equal(result, expected) for result in results)
+
+
+@needs_proc
+@pytest.mark.parametrize("first", ["target", "draft"])
+def test_a_session_s_contexts_share_their_threads(tiny, first):
+    """Else those of one would spin while the other computes. Used at the same time, they take turns."""
+    model, before = tiny(), count()
+    target, draft = (model.context(n_ctx=256, n_threads=2) for _ in range(2))
+    expected = feed(target, words(30))
+    draft.warmup()
+    with lc.SpeculativeSession(lc.SpeculativeConfig(types="draft-simple"), target, draft):
+        contexts = {"target": target, "draft": draft}
+        results = []
+
+        def work(ctx):
+            for _ in range(5):
+                ctx.memory.clear()
+                results.append(feed(ctx, words(30)))
+
+        threads = [threading.Thread(target=work, args=(ctx,)) for ctx in contexts.values()]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(results) == 10
+        assert all(np.array_equal(result, expected) for result in results)
+    contexts.pop(first).close()
+    (left,) = contexts.values()
+    assert settles_at(before + 1 + (1 if first == "target" else 0))  # its own are kept until it closes
+    left.memory.clear()
+    assert np.array_equal(feed(left, words(30)), expected)
+    left.close()
+    assert settles_at(before)
