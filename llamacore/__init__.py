@@ -38,7 +38,7 @@ _HOME = {
     "llamacore.chat.tools": ("Tool",),
     "llamacore.engine.engine": ("Engine", "EngineParams"),
     "llamacore.engine.generation": ("Generation",),
-    "llamacore.engine.records": ("Chunk", "Completion", "TokenLogprob", "Timings", "Usage"),
+    "llamacore.engine.records": ("Activation", "Chunk", "Completion", "TokenLogprob", "Timings", "Usage"),
     "llamacore.engine.request": ("GenerationParams", "Request"),
     "llamacore.engine.speculation.params": ("DraftModel", "Mtp", "Ngram"),
     "llamacore.engine.stats": ("EngineEvent", "EngineStats", "SpeculationStats"),
@@ -54,6 +54,8 @@ _HOME = {
     "llamacore.core.state": ("StateFlags",),
     "llamacore.core.adapters": ("LoraAdapter",),
     "llamacore.core.capture": ("TensorCapture",),
+    "llamacore.core.control_vector": ("ControlVector",),
+    "llamacore.core.tap": ("LayerTap",),
     "llamacore.core.quantize": ("Ftype", "QuantizeParams", "quantize"),
     "llamacore.errors": (
         "AbortedError", "AdapterError", "BrokenError", "BusyError", "ClosedError", "ContextError", "ContextFullError",
@@ -91,6 +93,7 @@ if TYPE_CHECKING:
     from .core.batch import Batch as Batch
     from .core.capture import TensorCapture as TensorCapture
     from .core.context import Context as Context
+    from .core.control_vector import ControlVector as ControlVector
     from .core.model import Model as Model
     from .core.quantize import Ftype as Ftype
     from .core.quantize import QuantizeParams as QuantizeParams
@@ -101,6 +104,7 @@ if TYPE_CHECKING:
     from .core.speculative import SpeculativeConfig as SpeculativeConfig
     from .core.speculative import SpeculativeSession as SpeculativeSession
     from .core.state import StateFlags as StateFlags
+    from .core.tap import LayerTap as LayerTap
     from .core.vocab import TokenAttr as TokenAttr
     from .core.vocab import Vocab as Vocab
     from .engine.embedding import Embedder as Embedder
@@ -110,6 +114,7 @@ if TYPE_CHECKING:
     from .engine.generation import Generation as Generation
     from .engine.infill import InfillFile as InfillFile
     from .engine.infill import InfillRoom as InfillRoom
+    from .engine.records import Activation as Activation
     from .engine.records import Chunk as Chunk
     from .engine.records import Completion as Completion
     from .engine.records import Timings as Timings

@@ -17,6 +17,7 @@ from .errors import InvalidArgumentError, LoadCancelledError, ModelLoadError, Mo
 from .params import StrPath
 
 DEMO_MODEL = "llamacore-demo-q8_0.gguf"
+DEMO_DRAFT = "llamacore-demo-draft-q8_0.gguf"
 
 QUANT_PREFERENCE = (
     "Q4_K_M", "Q8_0", "Q4_K_S", "Q5_K_M", "Q6_K", "Q4_0", "Q5_K_S", "IQ4_NL", "IQ4_XS", "MXFP4", "BF16", "F16",
@@ -41,10 +42,23 @@ def demo_model_path() -> Path:
     Raises:
         ModelNotFoundError: It was left out of this installation.
     """
-    path = Path(__file__).parent / "data" / DEMO_MODEL
+    return _carried("demo model", DEMO_MODEL)
+
+
+def demo_draft_path() -> Path:
+    """Return the path of the small model that drafts for the demo model in speculative decoding.
+
+    Raises:
+        ModelNotFoundError: It was left out of this installation.
+    """
+    return _carried("draft model of the demo model", DEMO_DRAFT)
+
+
+def _carried(what: str, name: str) -> Path:
+    path = Path(__file__).parent / "data" / name
     if not path.is_file():
         raise ModelNotFoundError(
-            f"the demo model is missing: there is no {path}", hint="reinstall llamacore, or give a model"
+            f"the {what} is missing: there is no {path}", hint="reinstall llamacore, or give a model"
         )
     return path
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .core.capture import TensorCapture
     from .core.context import Context
     from .core.sampler import Sampler
+    from .core.tap import LayerTap
 
 StrPath = str | os.PathLike[str]
 GpuLayers = int | Literal["all", "none"]
@@ -129,7 +130,8 @@ class ContextParams:
         kv_unified: One memory for all sequences (they share prefixes) instead of a part for each.
         samplers: Sampler chains that run inside the graph of a sequence; each must outlive the context.
         ctx_other: Context whose results or memory this one shares; it must outlive this one.
-        capture: Which graph tensors to keep of each decode; it serves this context alone and must outlive it.
+        capture: Reads graph tensors, or reads and changes layer outputs, of each decode; it serves this context alone
+            and must outlive it.
         disable_attn_rot: Switch off upstream's rotation of a quantised KV cache for this context.
     """
 
@@ -164,7 +166,7 @@ class ContextParams:
     kv_unified: bool | None = None
     samplers: Mapping[int, Sampler] | None = None
     ctx_other: Context | None = None
-    capture: TensorCapture | None = None
+    capture: TensorCapture | LayerTap | None = None
     disable_attn_rot: bool | None = None
 
     def __post_init__(self) -> None:
@@ -261,7 +263,7 @@ class ContextOptions(TypedDict, total=False):
     kv_unified: bool | None
     samplers: Mapping[int, Sampler] | None
     ctx_other: Context | None
-    capture: TensorCapture | None
+    capture: TensorCapture | LayerTap | None
     disable_attn_rot: bool | None
 
 

@@ -274,7 +274,7 @@ class SamplingParams:
             if min_tokens:
                 made.append(Sampler.min_tokens(min_tokens, eog_tokens(model)))
             made += self._mirostat(model) if self.mirostat else self._selection(model)
-            made = [Sampler.chain(*made, no_perf=self.no_perf)]
+            made = [Sampler.chain(*made, no_perf=self.no_perf, model=model)]
             if grammar is not None:
                 made.append(self._grammar(model, grammar))
                 return self._constrained(model, made[1], made[0], opening)

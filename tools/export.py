@@ -1,4 +1,4 @@
-"""Between the PyTorch model and GGUF files: names, metadata, F32 and Q8_0, and back again."""
+"""Between the PyTorch models and GGUF files: names, metadata, F32 and Q8_0, and back again."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import gguf
 import numpy as np
@@ -14,10 +14,12 @@ import torch
 from tokenizers import Tokenizer
 
 from tools.corpus import CHAT_TEMPLATE, END_OF_TEXT
+from tools.draft_model import DraftConfig, DraftModel
 from tools.model import Model, ModelConfig
 from tools.tokenizer import CONTROL_TOKENS, MARK_TOKENS, PRE, merges_of, read_tokenizer
 
-ARCH = "qwen35"
+Config: TypeAlias = ModelConfig | DraftConfig
+Network: TypeAlias = Model | DraftModel
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Card:
 
 
 def gguf_name(parameter: str, n_layer: int) -> str:
-    """The GGUF tensor name of a parameter of `tools.model.Model`."""
+    """The GGUF tensor name of a parameter of `tools.model.Model` or `tools.draft_model.DraftModel`."""
     name = parameter.replace("mtp.block.", f"layers.{n_layer}.").replace("mtp.", f"layers.{n_layer}.nextn.")
     name = re.sub(r"^layers\.", "blk.", name).replace(".mixer.", ".").replace(".ffn.", ".")
     if name.endswith(".ssm_conv1d"):
@@ -55,7 +57,12 @@ def gguf_name(parameter: str, n_layer: int) -> str:
     return name.removesuffix("_log")
 
 
-def tensors_of(model: Model) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
+def architecture_of(config: Config) -> str:
+    """`general.architecture` of a file with this shape."""
+    return "qwen35" if isinstance(config, ModelConfig) else "qwen3"
+
+
+def tensors_of(model: Network) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
     """All tensors of a model under their GGUF names, float32, outermost dimension first."""
     tensors = {}
     for parameter, value in model.state_dict().items():
@@ -66,7 +73,7 @@ def tensors_of(model: Model) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]
     return tensors
 
 
-def add_metadata(writer: gguf.GGUFWriter, config: ModelConfig, card: Card) -> None:
+def add_metadata(writer: gguf.GGUFWriter, config: Config, card: Card) -> None:
     """Writes what the model is and its shape."""
     writer.add_type("model")
     writer.add_name(card.name)
@@ -77,8 +84,10 @@ def add_metadata(writer: gguf.GGUFWriter, config: ModelConfig, card: Card) -> No
     writer.add_sampling_temp(card.temp)
     writer.add_sampling_top_k(card.top_k)
     writer.add_sampling_top_p(card.top_p)
-    writer.add_block_count(config.n_layer + 1)
-    writer.add_nextn_predict_layers(1)
+    n_nextn = 1 if isinstance(config, ModelConfig) else 0
+    writer.add_block_count(config.n_layer + n_nextn)
+    if n_nextn:
+        writer.add_nextn_predict_layers(n_nextn)
     writer.add_context_length(config.n_ctx)
     writer.add_embedding_length(config.n_embd)
     writer.add_feed_forward_length(config.n_ff)
@@ -89,6 +98,12 @@ def add_metadata(writer: gguf.GGUFWriter, config: ModelConfig, card: Card) -> No
     writer.add_layer_norm_rms_eps(config.rms_eps)
     writer.add_rope_freq_base(config.rope_base)
     writer.add_rope_dimension_count(config.n_rot)
+    if isinstance(config, ModelConfig):
+        add_hybrid_metadata(writer, config)
+
+
+def add_hybrid_metadata(writer: gguf.GGUFWriter, config: ModelConfig) -> None:
+    """Writes the shape of the delta nets of a `qwen35` model and where they are."""
     writer.add_rope_dimension_sections(config.rope_sections)
     writer.add_ssm_conv_kernel(config.ssm_d_conv)
     writer.add_ssm_state_size(config.ssm_d_state)
@@ -97,7 +112,7 @@ def add_metadata(writer: gguf.GGUFWriter, config: ModelConfig, card: Card) -> No
     writer.add_ssm_inner_size(config.value_dim)
     writer.add_full_attention_interval(config.full_attention_interval)
     recurrent = [config.is_recurrent(i) for i in range(config.n_layer)] + [False]
-    writer.add_array(f"{ARCH}.attention.recurrent_layers", recurrent)
+    writer.add_array(f"{architecture_of(config)}.attention.recurrent_layers", recurrent)
 
 
 def add_vocab(writer: gguf.GGUFWriter, tokenizer: Tokenizer) -> None:
@@ -120,7 +135,7 @@ def add_vocab(writer: gguf.GGUFWriter, tokenizer: Tokenizer) -> None:
     writer.add_chat_template(CHAT_TEMPLATE)
 
 
-def write_gguf(path: Path, model: Model, tokenizer: Tokenizer, quantized: bool, card: Card | None = None) -> None:
+def write_gguf(path: Path, model: Network, tokenizer: Tokenizer, quantized: bool, card: Card | None = None) -> None:
     """Writes a GGUF file, aside first and then in place.
 
     Args:
@@ -128,10 +143,10 @@ def write_gguf(path: Path, model: Model, tokenizer: Tokenizer, quantized: bool, 
         model: The network.
         tokenizer: From `tools.tokenizer`.
         quantized: Store the matrices as Q8_0 (norms, gates and convolutions stay F32); otherwise all is F32.
-        card: Names and advice for the metadata; the default is the bundled model's.
+        card: Names and advice for the metadata; the default is the demo model's.
     """
     aside = path.with_name(path.name + ".part")
-    writer = gguf.GGUFWriter(aside, ARCH)
+    writer = gguf.GGUFWriter(aside, architecture_of(model.config))
     add_metadata(writer, model.config, card or Card())
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0 if quantized else gguf.LlamaFileType.ALL_F32)
@@ -149,51 +164,60 @@ def write_gguf(path: Path, model: Model, tokenizer: Tokenizer, quantized: bool, 
     os.replace(aside, path)
 
 
-def read_config(reader: gguf.GGUFReader) -> ModelConfig:
-    """The shape that a GGUF file of this architecture states."""
+def read_config(reader: gguf.GGUFReader) -> Config:
+    """The shape that a GGUF file of one of the architectures states."""
 
     def value_of(key: str) -> Any:
-        key = key if key.startswith("tokenizer.") else f"{ARCH}.{key}"
         field = reader.get_field(key)
         if field is None:
             raise ValueError(f"the file has no {key}; give a file that tools.export wrote")
         return field.contents()
 
-    return ModelConfig(
-        n_vocab=len(value_of("tokenizer.ggml.tokens")),
-        n_embd=value_of("embedding_length"),
-        n_layer=value_of("block_count") - value_of("nextn_predict_layers"),
-        full_attention_interval=value_of("full_attention_interval"),
-        n_ff=value_of("feed_forward_length"),
-        n_head=value_of("attention.head_count"),
-        n_head_kv=value_of("attention.head_count_kv"),
-        head_dim=value_of("attention.key_length"),
-        n_rot=value_of("rope.dimension_count"),
-        rope_base=value_of("rope.freq_base"),
-        ssm_d_state=value_of("ssm.state_size"),
-        ssm_n_group=value_of("ssm.group_count"),
-        ssm_dt_rank=value_of("ssm.time_step_rank"),
-        ssm_d_conv=value_of("ssm.conv_kernel"),
-        rms_eps=value_of("attention.layer_norm_rms_epsilon"),
-        n_ctx=value_of("context_length"),
-    )
+    arch = value_of("general.architecture")
+    if arch not in ("qwen35", "qwen3"):
+        raise ValueError(f"the file is of architecture {arch}; give a file that tools.export wrote")
+    shared = {
+        "n_embd": "embedding_length",
+        "n_ff": "feed_forward_length",
+        "n_head": "attention.head_count",
+        "n_head_kv": "attention.head_count_kv",
+        "head_dim": "attention.key_length",
+        "rope_base": "rope.freq_base",
+        "rms_eps": "attention.layer_norm_rms_epsilon",
+        "n_ctx": "context_length",
+    }
+    found = {field: value_of(f"{arch}.{key}") for field, key in shared.items()}
+    found |= {"n_vocab": len(value_of("tokenizer.ggml.tokens")), "n_layer": value_of(f"{arch}.block_count")}
+    if arch == "qwen3":
+        return DraftConfig(**found)
+    hybrid = {
+        "full_attention_interval": "full_attention_interval",
+        "n_rot": "rope.dimension_count",
+        "ssm_d_state": "ssm.state_size",
+        "ssm_n_group": "ssm.group_count",
+        "ssm_dt_rank": "ssm.time_step_rank",
+        "ssm_d_conv": "ssm.conv_kernel",
+    }
+    found |= {field: value_of(f"{arch}.{key}") for field, key in hybrid.items()}
+    found["n_layer"] -= value_of(f"{arch}.nextn_predict_layers")
+    return ModelConfig(**found)
 
 
-def read_gguf(path: Path) -> tuple[Model, Tokenizer]:
+def read_gguf(path: Path) -> tuple[Any, Tokenizer]:
     """Reads a file that `write_gguf` wrote, dequantised to float32.
 
     Args:
         path: The GGUF file.
 
     Returns:
-        tuple[Model, Tokenizer]: The network in evaluation mode, and the tokenizer of its tokens and merges.
+        tuple[Model | DraftModel, Tokenizer]: The network in evaluation mode, and the tokenizer of its vocabulary.
 
     Raises:
-        ValueError: The file is not of this architecture or its tensors are not those of the model.
+        ValueError: The file is of another architecture or its tensors are not those of the model.
     """
     reader = gguf.GGUFReader(path)
     config = read_config(reader)
-    model = Model(config)
+    model = Model(config) if isinstance(config, ModelConfig) else DraftModel(config)
     stored = {tensor.name: gguf.quants.dequantize(tensor.data, tensor.tensor_type) for tensor in reader.tensors}
     weights = {}
     for parameter, value in model.state_dict().items():

@@ -1,4 +1,4 @@
-"""Training of the demo model on the CPU: Muon and AdamW, a cosine schedule, bounded by steps, resumable."""
+"""Training of the models on the CPU: Muon and AdamW, a cosine schedule, bounded by steps, resumable."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ import math
 import os
 import random
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from tokenizers import Tokenizer
-from torch import Tensor
+from torch import Tensor, nn
 
 from tools.conversations import CITIES
 from tools.corpus import END_OF_TEXT, chat_renderer, draw_document
-from tools.model import Model, ModelConfig
 from tools.stories import ANIMALS, COLOURS, HE_NAMES, MEN, MOODS, PEOPLE, SHE_NAMES, THINGS, WOMEN
+
+Network = TypeVar("Network", bound=nn.Module)
+"""A network that gives the training losses of a window when it is called, as `tools.model.Model` does."""
 
 
 @dataclass(frozen=True)
@@ -137,18 +140,18 @@ class Workers:
     thousands of times in a step, and each wait may last until the scheduler gives the other core back.
     """
 
-    def __init__(self, model: Model, count: int) -> None:
-        self._models = [model] + [Model(model.config) for _ in range(count - 1)]
+    def __init__(self, model: nn.Module, copies: list[nn.Module]) -> None:
+        self._models = [model, *copies]
         for copy in self._models[1:]:
             for own, shared in zip(copy.parameters(), model.parameters(), strict=True):
                 own.data = shared.data
-        self._pool = ThreadPoolExecutor(count)
+        self._pool = ThreadPoolExecutor(len(self._models))
         torch.set_num_threads(1)
 
     def backward(self, tokens: Tensor, weight: Tensor, mtp_weight: float) -> tuple[float, float]:
-        """Leaves the mean gradient of all windows `[n, T + 1]` in the model; returns trunk and MTP loss."""
+        """Leaves the mean gradient of all windows `[n, T + 1]` in the model; returns the two losses to report."""
 
-        def run(model: Model, share: Tensor, counted: Tensor) -> tuple[float, float]:
+        def run(model: nn.Module, share: Tensor, counted: Tensor) -> tuple[float, float]:
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 loss, trunk, draft = model(share, mtp_weight, counted)
             loss.backward()
@@ -176,7 +179,7 @@ class Workers:
             optimizer.zero_grad()
 
 
-def make_optimizers(model: Model, config: TrainConfig) -> list[torch.optim.Optimizer]:
+def make_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
     """Muon for the matrices, in as many parts as there are workers; AdamW without decay for all else."""
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and min(p.shape) >= 32 and "token_embd" not in n]
     chosen = {id(p) for p in matrices}
@@ -209,22 +212,22 @@ def save(path: Path, state: dict[str, Any]) -> None:
     os.replace(aside, path)
 
 
-def train(tokenizer: Tokenizer, shape: ModelConfig, config: TrainConfig, checkpoint: Path) -> Model:
+def train(tokenizer: Tokenizer, build: Callable[[], Network], config: TrainConfig, checkpoint: Path) -> Network:
     """Trains a model, from the checkpoint when there is one.
 
     Args:
         tokenizer: Tokenizer of the text.
-        shape: Shape of the network.
+        build: Makes the network with fresh weights.
         config: How to train.
         checkpoint: File that is written every few minutes and at the end, and read at the start when it exists.
 
     Returns:
-        Model: The trained model in evaluation mode.
+        Network: The trained model in evaluation mode.
     """
     torch.manual_seed(config.seed)
-    model = Model(shape)
+    model = build()
     optimizers = make_optimizers(model, config)
-    workers = Workers(model, config.workers)
+    workers = Workers(model, [build() for _ in range(config.workers - 1)])
     windows = Windows(tokenizer, f"train-{config.seed}")
     done, spent = 0, 0.0
     if checkpoint.exists():
@@ -259,7 +262,7 @@ def train(tokenizer: Tokenizer, shape: ModelConfig, config: TrainConfig, checkpo
         now = time.monotonic()
         if step % 20 == 0:
             print(
-                f"step {step}/{config.steps} {(now - started) / 60:.1f} min, loss {trunk:.4f}, mtp {draft:.4f}, "
+                f"step {step}/{config.steps} {(now - started) / 60:.1f} min, loss {trunk:.4f}, draft {draft:.4f}, "
                 f"lr {rate_at(progress, config):.2e}, {step * config.tokens_per_step / (now - started):.0f} tokens/s",
                 flush=True,
             )
@@ -272,7 +275,7 @@ def train(tokenizer: Tokenizer, shape: ModelConfig, config: TrainConfig, checkpo
 
 
 def state_of(
-    model: Model, optimizers: list[torch.optim.Optimizer], windows: Windows, step: int, spent: float
+    model: nn.Module, optimizers: list[torch.optim.Optimizer], windows: Windows, step: int, spent: float
 ) -> dict[str, Any]:
     """What a checkpoint holds; `spent` in seconds."""
     return {

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from .bench_spec import spec
 from .generate import generate
 
 app = typer.Typer(
@@ -16,6 +17,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(generate)
+bench = typer.Typer(help="Measure a model on this machine.", no_args_is_help=True)
+bench.command()(spec)
+app.add_typer(bench, name="bench")
 
 
 def _version(wanted: bool) -> None:

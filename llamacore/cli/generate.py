@@ -13,11 +13,14 @@ import typer
 
 from llamacore.engine.generation import Generation
 from llamacore.engine.records import Completion
+from llamacore.engine.stats import SpeculationStats
 from llamacore.errors import InvalidArgumentError
 from llamacore.hub import demo_model_path
 from llamacore.llama import Llama
 
 from . import _sampling as opt
+from . import _speculation as spec_opt
+from ._devices import gpu_layers_of
 from ._errors import EXIT_INTERRUPTED, reported
 from ._terminal import loading_progress, note
 
@@ -90,6 +93,11 @@ def generate(
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.", rich_help_panel=_OUTPUT_PANEL)
     ] = False,
+    spec: spec_opt.Spec = None,
+    draft_max: spec_opt.DraftMax = None,
+    draft_min: spec_opt.DraftMin = None,
+    draft_p_min: spec_opt.DraftPMin = None,
+    draft_model: spec_opt.DraftModelFile = None,
     seed: opt.Seed = None,
     temperature: opt.Temperature = None,
     top_k: opt.TopK = None,
@@ -135,6 +143,10 @@ def generate(
             given, logit_bias=logit_bias, breakers=dry_sequence_breaker, samplers=samplers, sampler_seq=sampler_seq,
             grammar=grammar, grammar_file=grammar_file, json_schema=json_schema, json_schema_file=json_schema_file,
         )  # fmt: skip
+        way = spec_opt.speculative(
+            spec, draft_max=draft_max, draft_min=draft_min, draft_p_min=draft_p_min, draft_model=draft_model,
+            demo=model is None,
+        )  # fmt: skip
         text = _read_prompt(prompt, file)
         if raw and system is not None:
             raise InvalidArgumentError(
@@ -143,8 +155,8 @@ def generate(
         if model is None:
             note(f"no --model given: using the bundled demo model {demo_model_path().name}", quiet=quiet)
         llama = Llama(
-            model, n_gpu_layers=_gpu_layers(gpu_layers), n_threads=threads,
-            n_parallel=1, n_ctx=ctx_size, progress=loading_progress(quiet),
+            model, n_gpu_layers=gpu_layers_of(gpu_layers), n_threads=threads,
+            n_parallel=1, n_ctx=ctx_size, speculative=way, progress=loading_progress(quiet),
         )  # fmt: skip
         with llama:
             use_template = not raw and llama.model.chat_template() is not None
@@ -155,10 +167,13 @@ def generate(
                 tokens = llama.tokenize(text)
             generation = llama.stream(tokens, max_tokens=max_tokens, stop=stop or (), **options)
             completion = _run(generation, stream=not json_output)
+            drafting = llama.engine.stats().speculation
         if json_output:
-            print(json.dumps(_as_json(completion), ensure_ascii=False))
+            print(json.dumps(_as_json(completion, drafting), ensure_ascii=False))
         elif not quiet and sys.stderr.isatty():
             note(_footer(completion))
+            if drafting is not None:
+                note(f"[{spec_opt.summary(drafting)}]")
         if completion.finish_reason == "cancelled":
             raise typer.Exit(EXIT_INTERRUPTED)
 
@@ -176,15 +191,6 @@ def _read_prompt(prompt: str | None, file: Path | None) -> str:
         except UnicodeDecodeError as exc:
             raise InvalidArgumentError("standard input is not UTF-8 text", hint="convert it first") from exc
     return prompt
-
-
-def _gpu_layers(value: str | None) -> Any:
-    if value is None or value in ("all", "none"):
-        return value
-    try:
-        return int(value)
-    except ValueError:
-        raise InvalidArgumentError(f"--gpu-layers {value}", hint="give a number, 'all' or 'none'") from None
 
 
 def _run(generation: Generation, *, stream: bool) -> Completion:
@@ -213,9 +219,9 @@ def _run(generation: Generation, *, stream: bool) -> Completion:
         generation.close()
 
 
-def _as_json(completion: Completion) -> dict[str, Any]:
+def _as_json(completion: Completion, drafting: SpeculationStats | None) -> dict[str, Any]:
     usage = dataclasses.asdict(completion.usage) | {"total_tokens": completion.usage.total_tokens}
-    return {
+    found = {
         "text": completion.text,
         "tokens": list(completion.tokens),
         "finish_reason": completion.finish_reason,
@@ -224,6 +230,7 @@ def _as_json(completion: Completion) -> dict[str, Any]:
         "timings": dataclasses.asdict(completion.timings),
         "model": completion.model,
     }
+    return found if drafting is None else found | {"speculation": dataclasses.asdict(drafting)}
 
 
 def _footer(completion: Completion) -> str:

@@ -24,6 +24,7 @@ _PLAIN = (
     "rope_freq_base", "rope_freq_scale", "yarn_ext_factor", "yarn_attn_factor", "yarn_beta_fast", "yarn_beta_slow",
     "yarn_orig_ctx", "embeddings", "offload_kqv", "no_perf", "op_offload", "swa_full", "kv_unified",
 )  # fmt: skip
+_ENCODES_FOR_DRAFTS = ("eagle3", "dflash")  # a target's inner values, which no decoder attends to
 _CELL_BYTES = 48  # that upstream keeps in host memory for each position: its number and the set of its sequences
 _NAMED = ("ctx_type", "rope_scaling_type", "pooling_type", "attention_type")
 
@@ -64,7 +65,8 @@ def native_context_params(model: Model, params: ContextParams) -> tuple[Any, lis
             f"n_outputs_max={native.n_outputs_max} with n_seq_max={native.n_seq_max}",
             hint="each sequence needs an output row",
         )
-    if model.has_encoder and model.has_decoder and native.n_seq_max > 1 and not native.kv_unified:
+    encodes_texts = model.has_encoder and model.arch not in _ENCODES_FOR_DRAFTS
+    if encodes_texts and model.has_decoder and native.n_seq_max > 1 and not native.kv_unified:
         raise UnsupportedError(
             "an encoder-decoder model cannot hold several sequences in separate memories",
             hint="create the context with kv_unified=True, or n_seq_max=1",
@@ -83,9 +85,9 @@ def native_context_params(model: Model, params: ContextParams) -> tuple[Any, lis
             raise InvalidArgumentError(f"ctx_other={params.ctx_other!r}", hint="give a Context")
         native.ctx_other = params.ctx_other._core.ptr
     if params.capture is not None:
-        native.cb_eval = ffi.addressof(lib, "llc_capture_callback")
-        native.cb_eval_user_data = params.capture._enter()
-        params.capture._exit()
+        if not isinstance(params.capture, Handle):
+            raise InvalidArgumentError(f"capture={params.capture!r}", hint="give a LayerTap or a TensorCapture")
+        params.capture._install(native)
         keep.append(params.capture)
     if params.samplers:
         _samplers(model, native, params, keep)

@@ -16,6 +16,7 @@ from . import log, sampler_checks
 from ._handle import Handle
 from ._native import ffi, lib, path_bytes, text
 from ._status import raise_status
+from .control_vector import ControlVector as ControlVector
 from .metadata import Metadata, read_string
 
 if TYPE_CHECKING:
@@ -218,7 +219,7 @@ def apply_lora(ctx: Context, scales: Mapping[LoraAdapter, float]) -> None:
 
 
 def apply_control_vector(
-    ctx: Context, data: NDArray[np.float32] | None, layer_start: int = 1, layer_end: int = -1
+    ctx: Context, data: ControlVector | NDArray[np.float32] | None, layer_start: int = 1, layer_end: int = -1
 ) -> None:
     """Give a context a control vector, or take it away; see `Context.set_control_vector`. The data is copied."""
     ptr = ctx._enter()
@@ -243,6 +244,8 @@ def _control_rows(model: Model, data: Any, first: int, last: int) -> tuple[Any, 
     import numpy as np
 
     n_layer, n_embd = model.n_layer, model.n_embd
+    if isinstance(data, ControlVector):
+        data = data.to_array(n_layer)
     try:
         given = np.asarray(data, dtype=np.float32)
     except (TypeError, ValueError) as exc:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import BusyError, DecodeError, InvalidArgumentError, NativeError, OutOfRangeError, OutputError
 from ._handle import Handle
@@ -72,6 +72,16 @@ class TensorCapture(Handle):
     def all(cls, *, max_bytes: int = _MAX_BYTES) -> TensorCapture:
         """Capture every tensor of the graph: for small models and short batches."""
         return cls([], [""], max_bytes)
+
+    def _install(self, native: Any) -> None:
+        """Write itself into the parameters of a context that is about to be made."""
+        native.cb_eval = ffi.addressof(lib, "llc_capture_callback")
+        native.cb_eval_user_data = self._enter()
+        self._exit()
+
+    def _begin(self, batch: Any) -> None:
+        """Forget the decode before; called inside of `_enter()`."""
+        lib.llc_capture_begin(self._core.ptr)
 
     def _attach(self, context: Context) -> None:
         if self._context is not None:
@@ -142,7 +152,9 @@ class TensorCapture(Handle):
     def get_layer(self, layer: int) -> NDArray[np.float32]:
         """Return the output of a layer, float32 [rows, n_embd].
 
-        The rows are the tokens of the batch; of the last layer upstream computes the output rows alone.
+        The rows are the tokens of the batch in the order in which upstream computes them, which is the batch's own
+        unless sequences of unequal length meet in it (`LayerTap` gives them in the batch's order); of the last layer
+        upstream computes the output rows alone.
 
         Raises:
             OutputError: It was not captured.

@@ -197,9 +197,11 @@ class Context(InnerValueReader):
             native.pos = positions
             capture = self.params.capture
             if capture is not None:
-                lib.llc_capture_begin(capture._enter())
+                capture._enter()
             batch._decoding = True
             try:
+                if capture is not None:
+                    capture._begin(native)
                 with self._pools.lock:
                     if encode:
                         status = lib.llc_encode(ptr, native, code)
@@ -210,10 +212,10 @@ class Context(InnerValueReader):
                 native.pos = batch._pos
                 if capture is not None:
                     capture._exit()
-            if capture is not None:
-                capture._require_complete()
             if status != lib.LLC_OK:
                 self._raise_compute(status, "encoding" if encode else "decoding", len(batch))
+            if capture is not None:
+                capture._require_complete()
             self._inner_values_computed(len(batch))
             self._pools.trim()
             self._rollback.decoded(batch)
@@ -372,11 +374,13 @@ class Context(InnerValueReader):
         """
         adapters.apply_lora(self, scales)
 
-    def set_control_vector(self, data: NDArray[np.float32] | None, layer_start: int = 1, layer_end: int = -1) -> None:
+    def set_control_vector(
+        self, data: adapters.ControlVector | NDArray[np.float32] | None, layer_start: int = 1, layer_end: int = -1
+    ) -> None:
         """Add a direction to the output of layers from the next decode on; None takes it away.
 
         Args:
-            data: float32 [n_layer - 1, n_embd]; row 0 is for layer 1 (layer 0 cannot be steered).
+            data: A control vector, or float32 [n_layer - 1, n_embd]; row 0 is for layer 1 (layer 0 cannot be steered).
             layer_start: First layer it is applied to.
             layer_end: Last layer it is applied to, inclusive; -1 for the last one there is.
 

@@ -358,10 +358,11 @@ class MultimodalContext(Handle):
         if capture is None:
             with ctx._pools.lock:
                 return int(lib.llc_mtmd_decode(*pointers, data, position[0], *numbers, position, ctx._code))
-        with using(capture) as (tensors,), ctx._pools.lock:
-            lib.llc_capture_begin(tensors)
+        with using(capture), ctx._pools.lock:
+            capture._begin(ffi.NULL)
             status = int(lib.llc_mtmd_decode(*pointers, data, position[0], *numbers, position, ctx._code))
-        capture._require_complete()
+        if status == lib.LLC_OK:
+            capture._require_complete()
         return status
 
     def _encode(self, mtmd: Any, chunks: Sequence[Chunk]) -> list[NDArray[np.float32]]:

@@ -48,13 +48,14 @@ class SamplerChain(SamplerHandle):
     """A sampler that may be a chain of others, which it owns."""
 
     @classmethod
-    def chain(cls, *samplers: Self, no_perf: bool | None = None) -> Self:
+    def chain(cls, *samplers: Self, no_perf: bool | None = None, model: Model | None = None) -> Self:
         """Return a chain that runs the samplers one after another (upstream: `llama_sampler_chain_init`).
 
         Args:
             *samplers: Members, moved into the chain: the Python objects given are spent afterwards. The last one
                 usually chooses (greedy, dist, mirostat, adaptive_p).
             no_perf: Skip the time measurement behind `perf()`; None for upstream's default.
+            model: Model whose tokens it samples, which closes it too; None for that of its members, if any has one.
 
         Raises:
             InvalidArgumentError: A sampler is given twice, or two of them belong to different models.
@@ -67,6 +68,8 @@ class SamplerChain(SamplerHandle):
         chain = cls(lib.llama_sampler_chain_init(params), Item("chain"))
         try:
             chain.extend(samplers)
+            if model is not None:
+                chain._follow(model)
         except BaseException:
             chain.close()
             raise

@@ -133,11 +133,10 @@ class SpeculativeSession(Handle):
         self._exit()
 
     def _fail(self, status: int, what: str, error: type[NativeError | DecodeError | StateError], mark: int) -> None:
-        if status == lib.LLC_ABORTED:  # whose assertion it was cannot be told
-            reason = text(lib.llc_last_error())
-            for handle in (self, self._target, self._draft):
-                if handle is not None:
-                    handle._break(reason)
+        if status == lib.LLC_ABORTED:  # the target is only read here: it can go on
+            self._break(text(lib.llc_last_error()))
+            if self._draft is not None:
+                self._draft._break(text(lib.llc_last_error()))
         raise_status(status, what, error, mark=mark)
 
     def begin(self, seq_id: int, prompt: Sequence[int]) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from .. import gguf
 from ..errors import InvalidArgumentError, ModelLoadError, NativeError, UnsupportedError
-from ..params import StrPath, merge
+from ..params import ContextParams, StrPath, merge
 from . import backend, log
 from ._native import ffi, lib, path_bytes, text
 from ._status import raise_status
@@ -38,27 +39,60 @@ def mtp_context(target: Context, model: Model | None = None, **options: Unpack[C
     """
     if not isinstance(target, Context):
         raise InvalidArgumentError(f"target={target!r}", hint="give a Context")
-    model = target.model if model is None else model
     params = dataclasses.replace(
-        target.params,
+        target.params if model is None else ContextParams(),
         ctx_type="mtp",
         ctx_other=target,
-        n_ctx=target.n_ctx,
-        n_batch=target.n_batch,
-        n_ubatch=target.n_ubatch,
-        n_seq_max=target.n_seq_max,
-        kv_unified=target.kv_unified,
-        n_threads=target.n_threads,
-        n_threads_batch=target.n_threads_batch,
-        n_rs_seq=0,  # its memory is attention alone
-        n_outputs_max=target.n_seq_max,
-        n_outputs_max_per_seq=1,
-        embeddings=None,
         pooling_type=None,
+        embeddings=None,
         samplers=None,
         capture=None,
+        **_like(target, 1),
     )
+    return (model or target.model).context(merge(params, options))
+
+
+def draft_context(
+    target: Context,
+    model: Model,
+    types: str | Sequence[str] = "draft-simple",
+    n_draft_max: int = 3,
+    **options: Unpack[ContextOptions],
+) -> Context:
+    """Create the draft context for a `SpeculativeSession` with a draft model.
+
+    Args:
+        target: Context whose tokens will be drafted.
+        model: The draft model.
+        types: How it drafts; see `speculative_types`.
+        n_draft_max: Most tokens of a draft.
+        **options: Fields of `ContextParams` that are to be different.
+
+    Returns:
+        The context, a child of its model and, if it reads inner values of the target, of that; the caller closes it.
+
+    Raises:
+        ContextError: llama.cpp could not create it.
+    """
+    if not isinstance(target, Context):
+        raise InvalidArgumentError(f"target={target!r}", hint="give a Context")
+    types = (types,) if isinstance(types, str) else tuple(types)
+    if "draft-mtp" in types:
+        return mtp_context(target, model, **options)
+    in_blocks = "draft-dflash" in types or "draft-dspark" in types  # all tokens of a draft are rows of one batch
+    params = ContextParams(**_like(target, n_draft_max + 1 if in_blocks else 1))
+    if types != ("draft-simple",):
+        params = dataclasses.replace(params, ctx_other=target)
     return model.context(merge(params, options))
+
+
+def _like(target: Context, n_outputs: int) -> dict[str, Any]:
+    return {
+        "n_ctx": target.n_ctx, "n_batch": target.n_batch, "n_ubatch": target.n_ubatch, "n_seq_max": target.n_seq_max,
+        "n_threads": target.n_threads, "n_threads_batch": target.n_threads_batch, "kv_unified": target.kv_unified,
+        "flash_attn": target.params.flash_attn, "n_rs_seq": 0, "n_outputs_max": target.n_seq_max * n_outputs,
+        "n_outputs_max_per_seq": n_outputs,
+    }  # fmt: skip
 
 
 def speculative_types(path: StrPath) -> tuple[str, ...]:

@@ -63,7 +63,8 @@ class SpeculativeConfig:
 
     def __post_init__(self) -> None:
         set_field = object.__setattr__
-        types = (self.types,) if isinstance(self.types, str) else self.types
+        given: object = self.types
+        types = (given,) if isinstance(given, str) else given
         if not isinstance(types, Sequence) or not types or not all(isinstance(name, str) for name in types):
             raise InvalidArgumentError(f"types={self.types!r}", hint='name at least one, such as "draft-mtp"')
         set_field(self, "types", tuple(types))

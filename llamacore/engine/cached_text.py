@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..core.adapters import LoraAdapter
+    from ..core.control_vector import ControlVector
 
-Adapters = frozenset[tuple["LoraAdapter", float]]
-"""LoRA adapters with their scales: a state depends on them."""
+Adapters = frozenset[tuple["LoraAdapter | ControlVector", float]]
+"""LoRA adapters and control vectors with their scales: a state depends on them."""
 
 _clock = itertools.count(1)
 

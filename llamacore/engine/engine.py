@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..core import sampler_checks
+from ..core.tap import LayerTap
 from ..errors import (
     BrokenError,
     BusyError,
@@ -25,11 +26,13 @@ from ..errors import (
     InvalidArgumentError,
     LlamaCoreError,
     NativeError,
+    OutOfRangeError,
     QueueFullError,
     UnsupportedError,
 )
 from ..params import StrPath
 from .generation import Generation, Mailbox
+from .inside import Inside
 from .prefix import PrefixCache
 from .request import GenerationParams, Request
 from .sample import Job, Sample
@@ -172,7 +175,21 @@ class Engine:
                 raise InvalidArgumentError(
                     f"{adapter!r} is closed, or belongs to another model", hint="load it with this model"
                 )
+        self._require_tap(params)
         return prompt
+
+    def _require_tap(self, params: GenerationParams) -> None:
+        tap = self.context.params.capture
+        if not params.steering and not params.activation_layers:
+            return
+        if not isinstance(tap, LayerTap):
+            raise UnsupportedError(
+                "this engine neither steers nor reads activations",
+                hint="make it with Llama(..., taps=True), or its context with capture=LayerTap()",
+            )
+        for layer in params.activation_layers:
+            if layer not in tap.available_layers:
+                raise OutOfRangeError(f"layer {layer!r}", hint=f"this model has {tap.available_layers}")
 
     def _samplers(self, sampling: SamplingParams, n: int, min_tokens: int) -> list[Sampler]:
         made: list[Sampler] = []
@@ -283,8 +300,10 @@ class _Worker:
         if params.cache_dir is not None:
             folder = SnapshotFolder(params.cache_dir, context, params.cache_dir_bytes)
         sequences = Sequences(context, drafter)
+        tap = context.params.capture
+        inside = Inside(tap) if isinstance(tap, LayerTap) else None
         cache = PrefixCache(context, sequences, max_bytes=params.cache_bytes, folder=folder)
-        self.scheduler = Scheduler(context, sequences, cache, drafter, self._set_in_flight, params.on_event)
+        self.scheduler = Scheduler(context, sequences, cache, drafter, inside, self._set_in_flight, params.on_event)
         self.closing = False
         self._pid = os.getpid()
         self._context = context

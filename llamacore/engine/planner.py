@@ -97,7 +97,8 @@ class Planner:
         asked = [
             (sample, n)
             for sample in samples
-            if (n := min(self._drafter.n_max, room, sample.draft_limit, self._n_ctx - len(sample.context))) > 0
+            if not sample.job.reserved  # else the other samples begin with a copy of what is computed now
+            and (n := min(self._drafter.n_max, room, sample.draft_limit, self._n_ctx - len(sample.context))) > 0
         ]
         if not asked:
             return {}

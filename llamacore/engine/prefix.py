@@ -191,6 +191,8 @@ class PrefixCache:
                     if length not in text.checkpoints:  # what was kept meanwhile has driven it out
                         raise StateError(f"the checkpoint after {length} tokens is gone")
                     sequences.go_back(seq, text.checkpoints[length])
+                elif not sequences.sees_enough(seq, length):
+                    raise StateError(f"the window before {length} tokens is gone")
                 if not sequences.cut(seq, length):
                     raise StateError(f"the memory cannot be cut at {length} tokens")
             except LlamaCoreError:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 FinishReason = Literal["stop", "length", "cancelled", "timeout"]
 
@@ -23,6 +27,25 @@ class TokenLogprob:
     text: str
     logprob: float
     top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Activation:
+    """The output of a layer at one place of a text.
+
+    Attributes:
+        layer: The layer, from 0.
+        phase: "input" at the last token of the prompt, "response" at a generated one.
+        token_index: Tokens that were generated up to there, that one included; 0 in the prompt.
+        values: float32 [n_embd].
+        elapsed_ms: Milliseconds since the request was made.
+    """
+
+    layer: int
+    phase: Literal["input", "response"]
+    token_index: int
+    values: NDArray[np.float32]
+    elapsed_ms: float
 
 
 @dataclass(frozen=True)
@@ -75,6 +98,7 @@ class Chunk:
         finish_reason: Set on the last chunk of a sample only.
         result: The whole completion, on the last chunk of a sample only.
         index: Which sample it belongs to, when several were asked for.
+        activations: Outputs of layers since the chunk before, when they were asked for.
     """
 
     text: str
@@ -83,6 +107,7 @@ class Chunk:
     finish_reason: FinishReason | None = None
     result: Completion | None = None
     index: int = 0
+    activations: tuple[Activation, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -101,6 +126,7 @@ class Completion:
         model: Name of the model.
         index: Which sample it is, when several were asked for.
         shifted_tokens: Tokens that were dropped from the context on the way, because it was full.
+        activations: Outputs of layers, when they were asked for.
     """
 
     text: str
@@ -113,3 +139,4 @@ class Completion:
     model: str
     index: int = 0
     shifted_tokens: int = 0
+    activations: tuple[Activation, ...] = ()

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from ..core import sampler_checks
 from ..core.adapters import LoraAdapter
+from ..core.control_vector import ControlVector
 from ..errors import InvalidArgumentError
 from ..sampling import SamplingParams
 
@@ -41,6 +42,10 @@ class GenerationParams:
         checkpoints: Numbers of prompt tokens after which a model whose memory has no parts keeps its state, such as
             the ends of messages.
         draft_max: Most tokens that are drafted at a time, 0 for none; None for what the engine drafts.
+        steering: Control vectors with their scales, for this request alone; needs an engine with a tap.
+        activation_layers: Layers whose output is reported, at the end of the prompt and of generated tokens; needs a
+            tap.
+        activation_every: Report every so many generated tokens, 0 for the prompt's end alone.
         stream: Report chunks; without it only the result is reported.
     """
 
@@ -60,6 +65,9 @@ class GenerationParams:
     cache_prompt: bool = True
     checkpoints: Sequence[int] = ()
     draft_max: int | None = None
+    steering: Mapping[ControlVector, float] = field(default_factory=dict)
+    activation_layers: Sequence[int] = ()
+    activation_every: int = 32
     stream: bool = True
 
     def __post_init__(self) -> None:
@@ -73,6 +81,14 @@ class GenerationParams:
             raise InvalidArgumentError(f"loras={loras!r}", hint="give {adapter: scale}")
         for scale in self.loras.values():
             sampler_checks.real("the scale of an adapter", scale)
+        steering: Any = self.steering
+        if not isinstance(steering, Mapping) or not all(isinstance(vector, ControlVector) for vector in steering):
+            raise InvalidArgumentError(f"steering={steering!r}", hint="give {ControlVector: scale}")
+        for scale in self.steering.values():
+            sampler_checks.real("the scale of a control vector", scale)
+        layers = _all("activation_layers", self.activation_layers, _is_whole)
+        object.__setattr__(self, "activation_layers", tuple(dict.fromkeys(layers)))
+        _whole("activation_every", self.activation_every, 0)
         for name in ("special", "cache_prompt", "stream"):
             if not isinstance(getattr(self, name), bool):
                 raise InvalidArgumentError(f"{name}={getattr(self, name)!r}", hint="give True or False")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .records import Chunk, Completion, FinishReason, Timings, TokenLogprob, Usage
+from .records import Activation, Chunk, Completion, FinishReason, Timings, TokenLogprob, Usage
 from .text import PieceTable, TextAssembler
 
 if TYPE_CHECKING:
@@ -48,7 +49,9 @@ class Job:
         self.prompt = prompt
         self.mailbox = mailbox
         self.model_name = model_name
-        self.key = frozenset(params.loras.items())
+        self.loras = frozenset(params.loras.items())  # the same in a batch
+        self.steering = frozenset(params.steering.items())
+        self.key = self.loras | self.steering  # what a state depends on
         self.order = (-params.priority, number)
         self.submitted = time.perf_counter()
         self.started: float | None = None
@@ -105,7 +108,8 @@ class Sample:
         self._assembler = TextAssembler(params.stop)
         self._text: list[str] = []
         self._logprobs: list[TokenLogprob] = []
-        self._n_sent = 0
+        self._activations: list[Activation] = []
+        self._n_sent = self._n_activations_sent = 0
         self._limit = params.max_tokens
 
     @property
@@ -140,19 +144,32 @@ class Sample:
             text = self._special_piece(token)[0].decode("utf-8", "replace")
             self._logprobs.append(TokenLogprob(token, text, *logprob))
         text = self._assembler.push(piece)
-        if text:
+        if text or len(self._activations) > self._n_activations_sent:
             self._text.append(text)
             if params.stream:
-                job.mailbox.put(Chunk(text, *self._new(), index=self.index))
+                job.mailbox.put(self._chunk(text))
         if is_eog or self._assembler.matched is not None:
             return "stop"
         if self._limit is not None and len(self.tokens) >= self._limit:
             return "length"
         return None
 
-    def _new(self) -> tuple[tuple[int, ...], tuple[TokenLogprob, ...]]:
+    def see(self, activations: Sequence[Activation]) -> None:
+        """Take what was read at the place from which the next token was chosen."""
+        self._activations += activations
+
+    def _chunk(self, text: str, reason: FinishReason | None = None, result: Completion | None = None) -> Chunk:
         start, self._n_sent = self._n_sent, len(self.tokens)
-        return tuple(self.tokens[start:]), tuple(self._logprobs[start:])
+        seen, self._n_activations_sent = self._n_activations_sent, len(self._activations)
+        return Chunk(
+            text,
+            tuple(self.tokens[start:]),
+            tuple(self._logprobs[start:]),
+            reason,
+            result,
+            self.index,
+            tuple(self._activations[seen:]),
+        )
 
     def end(self, reason: FinishReason) -> Completion:
         """Deliver the last chunk and the completion."""
@@ -172,10 +189,11 @@ class Sample:
             model=job.model_name,
             index=self.index,
             shifted_tokens=self.shifted,
+            activations=tuple(self._activations),
         )
         job.mailbox.completions[self.index] = completion
         if job.params.stream:
-            job.mailbox.put(Chunk(rest, *self._new(), finish_reason=reason, result=completion, index=self.index))
+            job.mailbox.put(self._chunk(rest, reason, completion))
         return completion
 
     def _timings(self) -> Timings:

@@ -27,6 +27,7 @@ from .stats import EngineEvent
 if TYPE_CHECKING:
     from ..core.adapters import LoraAdapter
     from ..core.context import Context
+    from .inside import Inside
     from .speculation.drafter import Drafter
 
 
@@ -43,6 +44,7 @@ class Scheduler(Register):
         sequences: Edits of its memory.
         cache: Who has which sequence.
         drafter: Who drafts, if anybody does.
+        inside: What reads and steers, if the context has a tap.
         in_flight: Called with the samples of a batch before it is decoded, and with none afterwards.
         on_event: Called for each event.
     """
@@ -53,6 +55,7 @@ class Scheduler(Register):
         sequences: Sequences,
         cache: PrefixCache,
         drafter: Drafter | None,
+        inside: Inside | None,
         in_flight: Callable[[Iterable[Sample]], None],
         on_event: Callable[[EngineEvent], None] | None,
     ) -> None:
@@ -60,6 +63,7 @@ class Scheduler(Register):
         self._context = context
         self._sequences = sequences
         self._drafter = drafter
+        self._inside = inside
         self._in_flight = in_flight
         self._sampler = RowSampler(max(context.n_seq_max, 1), 0 if drafter is None else drafter.n_max)
         self._key: Adapters = frozenset()
@@ -142,6 +146,8 @@ class Scheduler(Register):
         self._room_made = False
         sample.held, parting = self.cache.acquire(sample.context, job.key, look_up=job.params.cache_prompt)
         self.active.append(sample)
+        if not self._steer(sample):
+            return
         reused = len(sample.held.tokens)
         if first:
             job.started = now
@@ -153,27 +159,29 @@ class Scheduler(Register):
 
     def _group(self) -> list[Sample]:
         """The samples that can be in one batch, because they are computed with the same adapters."""
-        keys = {sample.job.key: None for sample in self.active}
+        keys = {sample.job.loras: None for sample in self.active}
         key = next(iter(keys))
         if len(keys) > 1 and key == self._key:
             key = list(keys)[1]
             # those of the first key queue up behind the others
-            self.active.sort(key=lambda sample: sample.job.key == self._key)
+            self.active.sort(key=lambda sample: sample.job.loras == self._key)
         if key != self._key:
             try:
                 self._context.set_lora(dict(key))
             except LlamaCoreError as error:  # an adapter was closed meanwhile
-                for job in {sample.job for sample in self.active if sample.job.key == key}:
+                for job in {sample.job for sample in self.active if sample.job.loras == key}:
                     self.fail(job, error)
                 return []
             self._key = key
-        return self.active if len(keys) == 1 else [sample for sample in self.active if sample.job.key == key]
+        return self.active if len(keys) == 1 else [sample for sample in self.active if sample.job.loras == key]
 
     def _decode(self, plan: Plan, draft: bool) -> bool:
         """Decode the batch; False when it has to be planned anew."""
         samples = [entry.sample for entry in plan]
         self._in_flight(samples)
         try:
+            if self._inside is not None:
+                self._inside.before(plan)
             self._context.decode(self._planner.batch)
         except NoKvSlotError as error:
             if not draft:
@@ -188,6 +196,8 @@ class Scheduler(Register):
             for sample in samples:
                 self.fail(sample.job, error)
         else:
+            if self._inside is not None:
+                self._inside.after()
             if draft and self._drafter is not None:
                 starts = [(sample.seq, len(sample.held.tokens)) for sample in samples if sample.held is not None]
                 self._drafter.process(self._planner.batch, starts)
@@ -297,10 +307,20 @@ class Scheduler(Register):
         others = [sample for sample in first.job.samples if not sample.ended]
         self.unreserve(first.job)
         for sample in others:
-            if sample is not first:
+            if sample is not first and not sample.ended:
                 sample.held = self.cache.fork(first.held)
                 self.active.append(sample)
-        return others
+                self._steer(sample)
+        return [sample for sample in others if not sample.ended]
+
+    def _steer(self, sample: Sample) -> bool:
+        """Steer the sequence that a sample has got as its request asks; False if that failed."""
+        try:
+            if self._inside is not None:
+                self._inside.take_over(sample)
+        except LlamaCoreError as error:  # a vector was closed or does not fit
+            self.fail(sample.job, error)
+        return not sample.ended
 
     def _choose(self, samples: list[Sample], rows: list[int], drafts: list[Sequence[int]]) -> None:
         samplers = [sample.sampler for sample in samples]
@@ -347,6 +367,8 @@ class Scheduler(Register):
         if n_top is not None:
             value, top = context.logprobs(row, token=token, n_top=n_top)
             logprob = (value, tuple(top))
+        if self._inside is not None:
+            sample.see(self._inside.read(sample, row))
         reason = sample.take(token, logprob)
         if reason is not None:
             self.end(sample, reason)

@@ -42,6 +42,14 @@ class Sequences:
         """Leave the first `length` positions; False when the memory cannot. What drafts is cut as it goes on."""
         return self._context.memory.seq_rm(seq, length, -1)
 
+    def sees_enough(self, seq: int, length: int) -> bool:
+        """Whether what follows the first `length` positions sees all that it should.
+
+        A sliding window that is kept in full still gives cells away that the end of its sequence no longer sees.
+        """
+        n_swa = self._context.model.n_swa
+        return not n_swa or self._context.memory.seq_pos_min(seq) <= max(length - n_swa + 1, 0)
+
     def copy(self, source: int, target: int) -> None:
         """Let a sequence hold what another one holds."""
         if self._context.memory.rolled_back(source):  # the snapshot it stands on is only found by its number

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..core.model import Model, Progress
+from ..core.tap import LayerTap
 from ..engine.engine import Engine, EngineParams
 from ..engine.generation import Generation
 from ..engine.records import Completion
 from ..engine.request import GenerationParams, Request
-from ..engine.speculation.opening import open_drafter, target_params
+from ..engine.speculation.opening import can_draft, open_drafter, target_params
 from ..engine.speculation.params import Mtp, Speculative, choose
 from ..errors import InvalidArgumentError, UnsupportedError
 from ..hub import demo_model_path
@@ -53,6 +54,7 @@ class LlamaBase:
         chat_template: jinja2 source to use instead of the model's own template.
         speculative: How tokens are drafted, for more speed and the same text: `Mtp()`, `DraftModel(model=...)`,
             `Ngram()`, or "auto" for MTP where the file has the layers for it, else n-grams; None for none.
+        taps: Let requests steer and read activations, see `steering` and `activation_layers` of `GenerateOptions`.
         model_params: Everything else about loading.
         context_params: Everything else about the context.
         engine_params: The queue and the prefix cache.
@@ -83,6 +85,7 @@ class LlamaBase:
         type_v: str | int | None = None,
         chat_template: str | None = None,
         speculative: Speculative | Literal["auto"] | None = None,
+        taps: bool = False,
         model_params: ModelParams | None = None,
         context_params: ContextParams | None = None,
         engine_params: EngineParams | None = None,
@@ -93,7 +96,7 @@ class LlamaBase:
             "model": model, "chat_template": chat_template, "flash_attn": flash_attn, "type_k": type_k,
             "type_v": type_v, "n_ctx": n_ctx, "n_parallel": n_parallel, "n_batch": n_batch, "n_ubatch": n_ubatch,
             "n_threads": n_threads, "n_threads_batch": n_threads_batch, "n_gpu_layers": n_gpu_layers,
-            "speculative": speculative, "model_params": model_params, "context_params": context_params,
+            "speculative": speculative, "taps": taps, "model_params": model_params, "context_params": context_params,
             "engine_params": engine_params, "progress": progress,
         }  # fmt: skip
         asked = translate(llama_cpp, own)
@@ -116,7 +119,7 @@ class LlamaBase:
             given = _given(
                 n_ctx=n_ctx, n_batch=n_batch, n_ubatch=n_ubatch, n_threads=n_threads, n_threads_batch=n_threads_batch,
                 flash_attn=asked.llama["flash_attn"], type_k=asked.llama["type_k"], type_v=asked.llama["type_v"],
-                n_seq_max=n_parallel, n_outputs_max=n_parallel,
+                n_seq_max=n_parallel, n_outputs_max=n_parallel, capture=LayerTap() if taps else None,
             )  # fmt: skip
             self._open(merge(context_params or defaults, {**asked.context, **given}), engine_params, speculative)
         except BaseException:
@@ -141,6 +144,8 @@ class LlamaBase:
             opened.callback(self._context.close)
             self._engine: Engine | None = None
             if self._context.memory.present and not model.has_encoder:
+                if speculative == "auto" and not can_draft(self._context):
+                    way = None
                 drafter = None if way is None else open_drafter(self._context, way)
                 if drafter is not None:
                     opened.callback(drafter.close)

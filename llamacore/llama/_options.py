@@ -13,6 +13,7 @@ from ..sampling import SamplingOptions, SamplingParams
 
 if TYPE_CHECKING:
     from ..core.adapters import LoraAdapter
+    from ..core.control_vector import ControlVector
 
 
 class EndingOptions(TypedDict, total=False):
@@ -34,6 +35,9 @@ class EndingOptions(TypedDict, total=False):
         cache_prompt: Use the prefix cache, and leave the text there.
         checkpoints: Numbers of prompt tokens after which the prefix cache keeps a state, see `GenerationParams`.
         draft_max: Most tokens that are drafted at a time, 0 for none; None for what `Llama(speculative=...)` says.
+        steering: Control vectors with their scales, for this request alone; needs `Llama(..., taps=True)`.
+        activation_layers: Layers whose output is put into the chunks and the completion, see `Activation`; needs taps.
+        activation_every: Report every so many generated tokens, 0 for the end of the prompt alone.
     """
 
     max_tokens: int | None
@@ -51,6 +55,9 @@ class EndingOptions(TypedDict, total=False):
     cache_prompt: bool
     checkpoints: Sequence[int]
     draft_max: int | None
+    steering: Mapping[ControlVector, float]
+    activation_layers: Sequence[int]
+    activation_every: int
 
 
 class GenerateOptions(EndingOptions, SamplingOptions, total=False):

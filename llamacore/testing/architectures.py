@@ -28,6 +28,7 @@ class Shape:
     n_expert: int
     n_expert_used: int
     n_nextn: int
+    full_attention_interval: int
     n_swa: int
     tied: bool
     pooling: str
@@ -114,11 +115,12 @@ def gemma3(weights: Weights, shape: Shape) -> dict[str, Value]:
 
 
 def qwen35(weights: Weights, shape: Shape) -> dict[str, Value]:
-    """Gated delta net layers with full attention on every second one, and `n_nextn` NextN (MTP) blocks."""
+    """Gated delta nets, full attention on every `full_attention_interval`-th layer, and NextN (MTP) blocks."""
     d_state, n_group, n_value_heads, d_conv = shape.head_dim, shape.n_head_kv, shape.n_head, 4
     value_dim = d_state * n_value_heads
     conv_dim = 2 * d_state * n_group + value_dim
-    recurrent = [layer % 2 == 0 for layer in range(shape.n_layer)] + [False] * shape.n_nextn
+    interval = shape.full_attention_interval
+    recurrent = [(layer + 1) % interval != 0 for layer in range(shape.n_layer)] + [False] * shape.n_nextn
     _embeddings(weights, shape)
     for layer, is_recurrent in enumerate(recurrent):
         prefix = f"blk.{layer}."
@@ -148,7 +150,7 @@ def qwen35(weights: Weights, shape: Shape) -> dict[str, Value]:
         "attention.key_length": shape.head_dim,
         "attention.value_length": shape.head_dim,
         "attention.recurrent_layers": recurrent,
-        "full_attention_interval": 2,
+        "full_attention_interval": interval,
         "rope.dimension_count": shape.head_dim,
         "rope.dimension_sections": [n_pairs - 2 * (n_pairs // 3), n_pairs // 3, n_pairs // 3, 0],
         "ssm.conv_kernel": d_conv,
@@ -279,7 +281,7 @@ class Architecture:
 ARCHITECTURES = {
     "llama": Architecture(llama, "bpe", options=frozenset({"n_expert", "n_expert_used", "tied"})),
     "gemma3": Architecture(gemma3, "spm", options=frozenset({"n_swa", "tied"})),
-    "qwen35": Architecture(qwen35, "bpe", options=frozenset({"n_nextn", "tied"})),
+    "qwen35": Architecture(qwen35, "bpe", options=frozenset({"n_nextn", "full_attention_interval", "tied"})),
     "mamba": Architecture(mamba, "bpe", options=frozenset({"tied"})),
     "bert": Architecture(bert, "wpm", grouped=False, options=frozenset({"pooling", "labels"})),
     "t5": Architecture(t5, "ugm", grouped=False, options=frozenset({"tied"})),

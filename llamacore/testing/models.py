@@ -12,8 +12,14 @@ from .architectures import POOLING, Shape, Value, architecture
 from .vocabularies import CHAT_TEMPLATE, CONTROL, KINDS, Vocabulary
 from .weights import FILE_TYPES, Weights
 
-# n_layer, n_embd, n_head, n_head_kv, n_ff; with 150,000 tied embeddings 0.0395 and 0.1009 billion parameters
-_BENCH_SHAPES = {"0.04b": (14, 192, 6, 2, 1152), "0.1b": (8, 512, 8, 2, 1536)}
+# arch, n_layer, n_embd, n_head, n_ff, n_nextn, full_attention_interval
+_BENCH_SHAPES: dict[str, tuple[str, int, int, int, int, int | None, int | None]] = {
+    "0.02b": ("llama", 2, 128, 4, 384, None, None),
+    "0.04b": ("llama", 14, 192, 6, 1152, None, None),
+    "0.1b": ("llama", 8, 512, 8, 1536, None, None),
+    "0.1b-mtp": ("qwen35", 8, 512, 8, 1536, 1, 4),
+    "0.16b-mtp": ("qwen35", 24, 512, 8, 1536, 1, 4),
+}
 
 
 def gguf_module() -> Any:
@@ -88,7 +94,7 @@ def _check_shape(arch: str, shape: Shape, asked: Mapping[str, object]) -> None:
             f"a tiny {arch} model has no {' or '.join(unknown)}",
             hint=f"its own options are {', '.join(sorted(known.options))}",
         )
-    for name in ("n_layer", "n_embd", "n_head", "n_head_kv", "n_ff", "n_ctx_train"):
+    for name in ("n_layer", "n_embd", "n_head", "n_head_kv", "n_ff", "n_ctx_train", "full_attention_interval"):
         if getattr(shape, name) < 1:
             raise InvalidArgumentError(f"{name} is {getattr(shape, name)} and must be at least 1")
     if shape.n_embd % shape.n_head or shape.head_dim % 2:
@@ -120,6 +126,7 @@ def tiny_model(
     n_expert: int | None = None,
     n_expert_used: int | None = None,
     n_nextn: int | None = None,
+    full_attention_interval: int | None = None,
     n_swa: int | None = None,
     pooling: str | None = None,
     labels: Sequence[str] | None = None,
@@ -148,6 +155,7 @@ def tiny_model(
         n_expert: Experts of a llama model; the default is 0, a dense model.
         n_expert_used: Experts used for each token; the default is 2.
         n_nextn: NextN (MTP) blocks after the layers of a qwen35 model; the default is 0.
+        full_attention_interval: Every so-many-th layer of a qwen35 model is full attention; the default is 2.
         n_swa: Sliding window of a gemma3 model in tokens; the default is 32.
         pooling: none, mean, cls, last or rank, of a bert model; the default is mean.
         labels: Class names of a bert classifier (pooling "rank"); none makes it a reranker with one score.
@@ -176,6 +184,7 @@ def tiny_model(
         n_expert=n_expert or 0,
         n_expert_used=n_expert_used or 2,
         n_nextn=n_nextn or 0,
+        full_attention_interval=full_attention_interval if full_attention_interval is not None else 2,
         n_swa=n_swa or 32,
         tied=bool(tied),
         pooling=pooling or "mean",
@@ -186,6 +195,7 @@ def tiny_model(
         "n_expert": n_expert,
         "n_expert_used": n_expert_used,
         "n_nextn": n_nextn,
+        "full_attention_interval": full_attention_interval,
         "n_swa": n_swa,
         "pooling": pooling,
         "labels": labels,
@@ -215,12 +225,14 @@ def bench_model(
     n_ctx_train: int = 4096,
     seed: int = 0,
 ) -> Path:
-    """Write a llama model with random weights and a large vocabulary, for measuring speed.
+    """Write a model with random weights and a large vocabulary, for measuring speed.
 
     Args:
         path: The GGUF file to write.
-        size: "0.04b" (14 layers of 192) or "0.1b" (8 layers of 512): with 150,000 tokens 39.5 and 100.9 million
-            parameters, tied embeddings counted once.
+        size: "0.02b" (2 layers of 128, to draft for the others), "0.04b" (14 layers of 192) or "0.1b" (8 layers of
+            512), all of architecture llama; "0.1b-mtp" and "0.16b-mtp" (qwen35, 8 and 24 layers of 512, every fourth
+            of which is full attention, and a NextN block). With 150,000 tokens 19.6, 39.5, 100.9, 106.9 and 159.5
+            million parameters, tied embeddings counted once.
         n_vocab: Vocabulary size, byte-level BPE with as many merges.
         dtype: f32, f16, q8_0 or q4_0.
         n_ctx_train: Context length stated in the file.
@@ -235,14 +247,16 @@ def bench_model(
     """
     if size not in _BENCH_SHAPES:
         raise InvalidArgumentError(f"size {size!r} is not known", hint=f"use one of {', '.join(_BENCH_SHAPES)}")
-    n_layer, n_embd, n_head, n_head_kv, n_ff = _BENCH_SHAPES[size]
+    arch, n_layer, n_embd, n_head, n_ff, n_nextn, full_attention_interval = _BENCH_SHAPES[size]
     return tiny_model(
         path,
+        arch=arch,
         n_layer=n_layer,
         n_embd=n_embd,
         n_head=n_head,
-        n_head_kv=n_head_kv,
         n_ff=n_ff,
+        n_nextn=n_nextn,
+        full_attention_interval=full_attention_interval,
         n_vocab=n_vocab,
         n_ctx_train=n_ctx_train,
         dtype=dtype,

@@ -44,7 +44,8 @@ void llc::set_layer_input(struct llama_context * ctx, int32_t layer, bool enable
     if (enabled) {
         // few architectures offer it, and building a graph of another one asserts: try that now, not in a decode
         try {
-            llama_graph_reserve(ctx, 1, 1, 1);
+            const auto n_seq = llama_n_seq_max(ctx); // separate memories want a token of each sequence
+            llama_graph_reserve(ctx, n_seq, n_seq, n_seq);
         } catch (const llc::ggml_aborted &) {
             llama_set_embeddings_layer_inp(ctx, static_cast<uint32_t>(layer), false);
             throw llc::invalid_argument("this architecture does not offer the input of that layer");

@@ -241,6 +241,42 @@ LLC_API bool   llc_capture_get(const struct llc_capture * capture, size_t index,
 LLC_API const char * llc_capture_error(const struct llc_capture * capture);
 LLC_API bool   llc_capture_callback(struct ggml_tensor * tensor, bool ask, void * capture);
 
+/* taps: reading and changing layer outputs while a context computes, by row and sequence of the batch. A tap belongs to
+   one context and is used by nobody while that computes; it is freed after the context. Off, it costs nothing. */
+
+struct llc_tap;
+
+enum llc_tap_rows {
+    LLC_TAP_ALL   = 0, /* each row of the last decode */
+    LLC_TAP_LAST  = 1, /* one row per sequence, of all decodes since capture or restart */
+    LLC_TAP_FIRST = 2,
+    LLC_TAP_MEAN  = 3,
+};
+
+LLC_API enum llc_status llc_tap_new(size_t max_bytes, struct llc_tap ** tap);
+LLC_API void            llc_tap_free(struct llc_tap * tap);
+/* finds the layers whose output the context's graph names; the context has no other evaluation callback */
+LLC_API enum llc_status llc_tap_attach(struct llc_tap * tap, struct llama_context * ctx);
+/* fills at most capacity numbers, ascending, returns how many there are */
+LLC_API size_t          llc_tap_layers(const struct llc_tap * tap, int32_t * layers, size_t capacity);
+/* which layers are kept from the next decode on; none ends it */
+LLC_API enum llc_status llc_tap_capture(
+        struct llc_tap * tap, const int32_t * layers, size_t n_layers, enum llc_tap_rows rows);
+/* what is added to the rows of a sequence from the next decode on, n_embd numbers for each layer; none ends it */
+LLC_API enum llc_status llc_tap_steer(
+        struct llc_tap * tap, llama_seq_id seq, const int32_t * layers, size_t n_layers, const float * data);
+/* before a decode: forgets the rows of the one before, checks the batch (NULL: unknown) against max_bytes and steering */
+LLC_API enum llc_status llc_tap_begin(struct llc_tap * tap, const struct llama_batch * batch);
+/* after a decode that succeeded: what went wrong with the tap, or an empty string */
+LLC_API const char *    llc_tap_error(struct llc_tap * tap);
+/* forgets what was kept of a sequence, of all when negative */
+LLC_API void            llc_tap_restart(struct llc_tap * tap, llama_seq_id seq);
+LLC_API enum llc_status llc_tap_count(const struct llc_tap * tap, int32_t layer, size_t * n_rows);
+/* all rows in the order of the batch, pooled ones in that of their sequences; the arrays have room for llc_tap_count() */
+LLC_API enum llc_status llc_tap_read(
+        const struct llc_tap * tap, int32_t layer, float * values, int32_t * rows, llama_seq_id * seqs,
+        llama_pos * positions);
+
 /* speculation: upstream's common_speculative. A session belongs to a target context and, unless it only looks up n-grams,
    a draft context; both outlive it, and neither computes during its calls. The draft memory is trimmed by the caller: back
    to pos0 after a draft and before llc_spec_process(), to pos0 + 1 + n_accepted after llc_spec_accept(); where it is not,

@@ -29,7 +29,8 @@ struct spec_types {
 
 spec_types  spec_types_of(const struct llc_spec_config & config);
 void        check_spec_contexts(const struct llc_spec_config & config, const spec_types & types);
-void        enable_layer_inputs(struct llama_context * target, const struct llama_model * draft, const spec_types & types);
+// Whether next-n embeddings are read as well, which upstream switches on itself.
+bool        enable_layer_inputs(struct llama_context * target, const struct llama_model * draft, const spec_types & types);
 std::string spec_difference(const struct llama_model * target, const struct llama_model * draft); // empty for none
 
 } // namespace llc
@@ -42,10 +43,11 @@ struct llc_spec {
     llc::spec_types               types;
     common_speculative_ptr        upstream;
 
-    int32_t n_max    = 0;
-    int32_t n_vocab  = 0;     // tokens that both models have
-    bool    in_step  = false; // the draft memory has the positions of the target's
-    bool    may_jump = false; // M-RoPE: positions may be left out
+    int32_t n_max       = 0;
+    int32_t n_vocab     = 0;     // tokens that both models have
+    bool    reads_nextn = false; // of the target
+    bool    in_step     = false; // the draft memory has the positions of the target's
+    bool    may_jump    = false; // M-RoPE: positions may be left out
 
     bool              nextn        = false; // as it was before the session
     bool              nextn_masked = false;

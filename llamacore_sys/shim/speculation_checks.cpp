@@ -97,7 +97,7 @@ void check_draft(const struct llc_spec_config & config, const llc::spec_types & 
         require(rows <= params.n_ubatch && rows <= params.n_outputs_max,
                 "blocks of all sequences have " + std::to_string(rows) + " rows: n_ubatch and n_outputs_max of the "
                 "draft context must be as many");
-        require(static_cast<uint32_t>(config.n_max) < params.n_outputs_max_per_seq,
+        require(!config.backend_sampling || static_cast<uint32_t>(config.n_max) < params.n_outputs_max_per_seq,
                 "n_outputs_max_per_seq of the draft context must be n_max + 1");
     }
     if (types.has(COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE) || mtp) {
@@ -154,18 +154,22 @@ void check_spec_contexts(const struct llc_spec_config & config, const spec_types
     }
 }
 
-void enable_layer_inputs(struct llama_context * target, const struct llama_model * draft, const spec_types & types) {
+bool enable_layer_inputs(struct llama_context * target, const struct llama_model * draft, const spec_types & types) {
     const bool eagle = types.has(COMMON_SPECULATIVE_TYPE_DRAFT_EAGLE3);
     if (!eagle && !types.has(COMMON_SPECULATIVE_TYPE_DRAFT_DFLASH) && !types.has(COMMON_SPECULATIVE_TYPE_DRAFT_DSPARK)) {
-        return;
+        return types.has(COMMON_SPECULATIVE_TYPE_DRAFT_MTP);
     }
     const int32_t   n_layer = llama_model_n_layer(llama_get_model(target));
     const int32_t * layers  = llama_model_target_layer_ids(draft);
+    bool            nextn   = false;
     for (uint32_t k = 0; k < llama_model_target_layer_ids_n(draft); ++k) {
-        if (!eagle || layers[k] != n_layer) { // EAGLE-3 reads the next-n embeddings instead of the last output
+        if (eagle && layers[k] == n_layer) { // EAGLE-3 reads the next-n embeddings instead of the last output
+            nextn = true;
+        } else {
             set_layer_input(target, layers[k], true);
         }
     }
+    return nextn;
 }
 
 std::string spec_difference(const struct llama_model * target, const struct llama_model * draft) {

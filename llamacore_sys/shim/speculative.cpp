@@ -90,13 +90,6 @@ void check_rows(struct llc_spec & spec, const struct llama_batch & batch, int32_
     }
 }
 
-// Upstream reads these without looking.
-void check_inner_values(const struct llc_spec & spec) {
-    if (spec.types.has(COMMON_SPECULATIVE_TYPE_DRAFT_MTP)) {
-        require(llama_get_embeddings_nextn(spec.tgt) != nullptr, "the target has no next-n embeddings");
-    }
-}
-
 void take_rows(struct llc_spec & spec, const struct llama_batch & batch, int32_t n_rows) {
     spec.batch.clear();
     for (int32_t row = 0; row < n_rows; ++row) {
@@ -209,8 +202,9 @@ bool llc::spec_takes(struct llc_spec & spec, int32_t place) {
 }
 
 llc_spec::~llc_spec() {
-    const auto tgt_lock = on_tgt != nullptr ? std::unique_lock<std::mutex>(on_tgt->computing) : std::unique_lock<std::mutex>();
-    const auto dft_lock = on_dft != nullptr ? std::unique_lock<std::mutex>(on_dft->computing) : std::unique_lock<std::mutex>();
+    using lock = std::unique_lock<std::mutex>; // a decode of another thread is waited for
+    const auto tgt_lock = on_tgt != nullptr ? lock(on_tgt->computing) : lock();
+    const auto dft_lock = on_dft != nullptr ? lock(on_dft->computing) : lock();
     upstream.reset();
     if (on_tgt != nullptr) {
         llama_set_embeddings_nextn(tgt, nextn, nextn_masked);
@@ -260,7 +254,7 @@ enum llc_status llc_spec_new(const struct llc_spec_config * config, struct llc_s
         made->on_tgt = llc::watch(made->tgt, false);
         if (made->dft != nullptr) {
             made->on_dft = llc::watch(made->dft, true);
-            llc::enable_layer_inputs(made->tgt, llama_get_model(made->dft), made->types);
+            made->reads_nextn = llc::enable_layer_inputs(made->tgt, llama_get_model(made->dft), made->types);
         }
         auto params = upstream_params(*config, made->types);
         try {
@@ -271,7 +265,7 @@ enum llc_status llc_spec_new(const struct llc_spec_config * config, struct llc_s
         require(made->upstream != nullptr, "there is nothing to draft with");
 
         const auto * target = llama_get_model(made->tgt);
-        made->n_max   = common_speculative_n_max(made->upstream.get());
+        made->n_max   = std::max(common_speculative_n_max(made->upstream.get()), 0);
         made->n_vocab = llama_vocab_n_tokens(llama_model_get_vocab(target));
         if (llama_model_is_recurrent(target) || llama_model_is_hybrid(target)) {
             made->n_max = std::min<int32_t>(made->n_max, llama_n_rs_seq(made->tgt));
@@ -287,7 +281,7 @@ enum llc_status llc_spec_new(const struct llc_spec_config * config, struct llc_s
         }
         made->sequences.resize(config->n_seq);
         made->synth_rng.seed(config->synth_seed);
-        made->drafted.resize(std::max(made->n_max, 0));
+        made->drafted.resize(made->n_max);
         made->accepted.resize(made->drafted.size());
         *spec = made.release();
         return LLC_OK;
@@ -306,7 +300,7 @@ int32_t llc_spec_n_max(const struct llc_spec * spec) {
 }
 
 bool llc_spec_need_embd_nextn(const struct llc_spec * spec) {
-    return spec->tgt->get_cparams().embeddings_nextn;
+    return spec->reads_nextn;
 }
 
 enum llc_status llc_spec_begin(struct llc_spec * spec, llama_seq_id seq, const llama_token * tokens, size_t n_tokens) {
@@ -326,7 +320,8 @@ enum llc_status llc_spec_begin(struct llc_spec * spec, llama_seq_id seq, const l
 enum llc_status llc_spec_process(struct llc_spec * spec, const struct llama_batch * batch, int32_t n_rows) {
     return guarded([&] {
         check_rows(*spec, *batch, n_rows);
-        check_inner_values(*spec);
+        require(!spec->reads_nextn || llama_get_embeddings_nextn(spec->tgt) != nullptr, // upstream does not look
+                "the target has no next-n embeddings");
         const time_added timer(spec->stats.t_process_us);
         take_rows(*spec, *batch, n_rows);
         spec->on_tgt->sound = false; // once is enough

@@ -88,7 +88,10 @@ def test_the_rest_is_what_the_package_needs_at_run_time(wheel: Path):
         "llamacore_sys",
     }
     assert {"llamacore/py.typed", "llamacore/cli/app.py", "llamacore/core/model.py"} <= names
-    assert [name for name in names if name.startswith("llamacore/data/") and name.endswith(".gguf")]
+    assert {name for name in names if name.endswith(".gguf")} == {
+        "llamacore/data/llamacore-demo-q8_0.gguf",
+        "llamacore/data/llamacore-demo-draft-q8_0.gguf",
+    }
     assert not [
         name for name in names if re.search(r"\.(h|cpp|c|txt)$|/cdef/|/shim/", name) and ".dist-info/" not in name
     ]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llamacore.core.batch import Batch
 from llamacore.core.context import Context
 from llamacore.core.model import Model
 from llamacore.core.sample_rows import RowSampler
 from llamacore.core.sampler import Sampler
-from llamacore.core.speculative import SpeculativeConfig, SpeculativeSession, mtp_context
+from llamacore.core.speculative import SpeculativeConfig, SpeculativeSession, draft_context, mtp_context
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 SamplerMaker = Callable[[int], Sampler]
 
@@ -60,13 +63,13 @@ class Loop:
         if "draft-mtp" in config.types:
             self.dft = self._stack.enter_context(mtp_context(self.ctx, draft_model))
         elif draft_model is not None:
-            options.pop("n_rs_seq", None)
-            self.dft = self._stack.enter_context(draft_model.context(**options))
+            made = draft_context(self.ctx, draft_model, config.types, config.n_draft_max)
+            self.dft = self._stack.enter_context(made)
         self.session = self._stack.enter_context(SpeculativeSession(config, self.ctx, self.dft))
         self.batch = Batch(512)
         self.sampler = RowSampler(config.n_seq, self.session.n_draft_max)
 
-    def __enter__(self) -> Loop:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from decoding import words
+from draft_models import dflash, eagle3
 from speculating import Loop, SamplerMaker, greedy, plain, seeded
 
 import llamacore as lc
@@ -19,6 +20,7 @@ from llamacore.core.speculative import (
     MtpSessionConfig,
     SpeculativeConfig,
     SpeculativeSession,
+    draft_context,
     mtp_context,
     require_compatible,
     speculative_types,
@@ -95,11 +97,13 @@ def test_mtp_accepts_the_first_token(model: Model, prompts: list[list[int]]) -> 
 
 
 def test_a_separate_model_of_the_heads(model: Model, prompts: list[list[int]]) -> None:
-    with Model.load(demo_model_path(), load_mtp=True) as heads:
-        with Loop(model, MtpSessionConfig(), draft_model=heads) as loop:
-            assert loop.dft is not None and loop.dft.model is heads
-            assert loop.generate(prompts[:1], 40) == plain(model, prompts[:1], 40)
-            assert loop.session.stats().acceptance_per_position[0] > 0.7
+    with (
+        Model.load(demo_model_path(), load_mtp=True) as heads,
+        Loop(model, MtpSessionConfig(), draft_model=heads) as loop,
+    ):
+        assert loop.dft is not None and loop.dft.model is heads
+        assert loop.generate(prompts[:1], 40) == plain(model, prompts[:1], 40)
+        assert loop.session.stats().acceptance_per_position[0] > 0.7
 
 
 def test_probability_limits_drafts(model: Model, prompts: list[list[int]]) -> None:
@@ -129,9 +133,12 @@ def test_where_drafts_are_sampled(model: Model, prompts: list[list[int]], backen
 
 
 def test_two_heads_of_an_architecture_that_runs_one(tiny_path: TinyPath) -> None:
-    with Model.load(tiny_path("qwen35", n_nextn=2), load_mtp=True) as two:
-        with two.context(n_ctx=128, n_threads=1, n_rs_seq=3) as ctx, pytest.raises(lc.ContextError, match="single MTP"):
-            mtp_context(ctx)
+    with (
+        Model.load(tiny_path("qwen35", n_nextn=2), load_mtp=True) as two,
+        two.context(n_ctx=128, n_threads=1, n_rs_seq=3) as ctx,
+        pytest.raises(lc.ContextError, match="single MTP"),
+    ):
+        mtp_context(ctx)
 
 
 # micro-batches
@@ -197,6 +204,80 @@ def test_a_draft_model_that_is_wrong(tiny_path: TinyPath, tmp_path: Path) -> Non
             assert loop.session.stats().acceptance < 0.5
 
 
+@pytest.fixture(scope="module")
+def three_layers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+    """A target whose inner values a draft model reads."""
+    path = tiny_model(tmp_path_factory.mktemp("target") / "target.gguf", arch="llama", n_layer=3, vocab="spm")
+    with Model.load(path) as loaded:
+        yield loaded
+
+
+READERS: dict[str, Callable[[Path], Path]] = {
+    "draft-eagle3": lambda path: eagle3(path, [0, 1, 2]),
+    "draft-eagle3 of the last output": lambda path: eagle3(path, [1, 2, 3]),
+    "draft-dflash": lambda path: dflash(path, [1, 2]),
+    "draft-dspark": lambda path: dflash(path, [1, 2], markov=True),
+}
+
+
+@pytest.mark.parametrize("n_seq", [1, 3])
+@pytest.mark.parametrize("name", READERS)
+def test_models_that_read_the_target(three_layers: Model, tmp_path: Path, name: str, n_seq: int) -> None:
+    """Random drafts from inner values of the target: hardly ever right, and the text is the target's."""
+    path = READERS[name](tmp_path / "draft.gguf")
+    kind = name.split()[0]
+    assert speculative_types(path) == (kind,)
+    prompts = [words(5 + 3 * seq, seed=seq) for seq in range(n_seq)]
+    config = SpeculativeConfig(kind, n_seq=n_seq)
+    with Model.load(path) as draft, Loop(three_layers, config, draft_model=draft) as loop:
+        assert loop.session.need_embd_nextn == (name == "draft-eagle3 of the last output")
+        assert loop.generate(prompts, 30, seeded) == plain(three_layers, prompts, 30, seeded)
+        assert loop.session.stats().drafted > 30
+
+
+def test_state_of_eagle3(tmp_path: Path) -> None:
+    """On a recurrent target the last row is no part of any memory: with it restored the same is drafted."""
+    path = tiny_model(tmp_path / "target.gguf", arch="qwen35", n_layer=4, vocab="spm")
+    config = SpeculativeConfig("draft-eagle3")
+    with (
+        Model.load(path) as target,
+        Model.load(eagle3(tmp_path / "draft.gguf", [1, 2, 3])) as draft,
+        Loop(target, config, draft_model=draft) as loop,
+    ):
+        session = loop.session
+        with pytest.raises(lc.UnsupportedError):
+            session.get_state(0)  # nothing was processed
+        loop.prefill([words(9)])
+        state = session.get_state(0)
+        first = session.draft(0, 8, 5)
+        for wrong in (b"", state[:-1], state + b"x", b"\xff" * len(state)):
+            with pytest.raises(lc.InvalidArgumentError):
+                session.set_state(0, wrong)
+        session.accept(0, 0)
+        loop.cut(0, 0)
+        loop.prefill([words(12, seed=1)])
+        assert session.get_state(0) != state
+        loop.cut(0, 0)
+        loop.prefill([words(9)])
+        session.set_state(0, state)
+        assert session.draft(0, 8, 5) == first != []
+        session.accept(0, 0)
+        loop.cut(0, 0)
+        assert loop.generate([words(9)], 30) == plain(target, [words(9)], 30)
+
+
+def test_the_layers_of_another_target(tiny_path: TinyPath, tmp_path: Path) -> None:
+    """A target with fewer layers than a draft model reads is refused."""
+    with (
+        Model.load(eagle3(tmp_path / "draft.gguf", [1, 2, 9])) as draft,
+        Model.load(tiny_path("llama")) as target,
+        target.context(n_ctx=128, n_threads=1) as ctx,
+        draft_context(ctx, draft, "draft-eagle3") as dft,
+        pytest.raises(lc.InvalidArgumentError, match="layer 9"),
+    ):
+        SpeculativeSession(SpeculativeConfig("draft-eagle3"), ctx, dft)
+
+
 @pytest.mark.parametrize("kind", NGRAMS)
 def test_ngrams(tiny_path: TinyPath, kind: str) -> None:
     """Drafts are looked up in a text that repeats itself; what comes out is the target's all the same."""
@@ -251,16 +332,20 @@ def test_drafts_for_a_recurrent_target_are_no_longer_than_it_can_take_back(model
 
 
 def test_facts(model: Model) -> None:
-    with model.context(n_ctx=256, n_threads=1, n_rs_seq=3, n_seq_max=2) as ctx, mtp_context(ctx) as dft:
-        with MtpSession(ctx, dft, MtpSessionConfig(n_seq=2, n_draft_max=2, p_min=0.25)) as session:
-            assert (session.n_seq, session.n_draft_max, session.n_min, session.p_min) == (2, 2, 0, 0.25)
-            assert session.types == ("draft-mtp",)
-            assert not session.need_embd
-            assert session.need_embd_nextn and session.need_embd_pre_norm
-            assert dft.params.ctx_type == "mtp" and dft.n_ctx == ctx.n_ctx and dft.n_seq_max == 2
-            stats = session.stats()
-            assert (stats.n_draft, stats.drafted, stats.positions) == (0, 0, ((0, 0), (0, 0)))
-            assert math.isnan(stats.acceptance) and math.isnan(stats.mean_length)
+    config = MtpSessionConfig(n_seq=2, n_draft_max=2, p_min=0.25)
+    with (
+        model.context(n_ctx=256, n_threads=1, n_rs_seq=3, n_seq_max=2) as ctx,
+        mtp_context(ctx) as dft,
+        MtpSession(ctx, dft, config) as session,
+    ):
+        assert (session.n_seq, session.n_draft_max, session.n_min, session.p_min) == (2, 2, 0, 0.25)
+        assert session.types == ("draft-mtp",)
+        assert not session.need_embd
+        assert session.need_embd_nextn and session.need_embd_pre_norm
+        assert dft.params.ctx_type == "mtp" and dft.n_ctx == ctx.n_ctx and dft.n_seq_max == 2
+        stats = session.stats()
+        assert (stats.n_draft, stats.drafted, stats.positions) == (0, 0, ((0, 0), (0, 0)))
+        assert math.isnan(stats.acceptance) and math.isnan(stats.mean_length)
 
 
 def test_the_target_is_left_as_it_was(model: Model) -> None:
@@ -268,9 +353,8 @@ def test_the_target_is_left_as_it_was(model: Model) -> None:
     with model.context(n_ctx=256, n_threads=1, n_rs_seq=3) as ctx, mtp_context(ctx) as dft:
         batch = Batch(8)
         batch.add_tokens([5, 6, 7])
-        with MtpSession(ctx, dft):
-            with pytest.raises(lc.InvalidArgumentError, match="relies on"):
-                ctx.set_embeddings_nextn(False)
+        with MtpSession(ctx, dft), pytest.raises(lc.InvalidArgumentError, match="relies on"):
+            ctx.set_embeddings_nextn(False)
         ctx.set_embeddings_nextn(True)
         ctx.decode(batch)
         assert ctx.embeddings_nextn(-1).shape == (model.n_embd_out,)
@@ -344,6 +428,9 @@ def test_models_of_other_vocabularies(model: Model, tiny_path: TinyPath) -> None
         with pytest.raises(lc.UnsupportedError, match="vocabulary"):
             require_compatible(model, other)
         require_compatible(model, model)
-        with model.context(n_ctx=128, n_threads=1, n_rs_seq=3) as ctx, other.context(n_ctx=128, n_threads=1) as dft:
-            with pytest.raises(lc.InvalidArgumentError, match="do not fit"):
-                SpeculativeSession(SpeculativeConfig("draft-simple"), ctx, dft)
+        with (
+            model.context(n_ctx=128, n_threads=1, n_rs_seq=3) as ctx,
+            other.context(n_ctx=128, n_threads=1) as dft,
+            pytest.raises(lc.InvalidArgumentError, match="do not fit"),
+        ):
+            SpeculativeSession(SpeculativeConfig("draft-simple"), ctx, dft)

@@ -84,3 +84,8 @@ def dequantize(source: Path, target: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def distance(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
+    """Norm of the difference over the norm of the second."""
+    return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Logits
-from numpy.typing import NDArray
+from conftest import Logits, distance
 
 import llamacore as lc
 
@@ -20,11 +19,6 @@ PROMPTS = {
     "foreign": "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich. 你好 🙂 0123456789",
     "long": "Mood: calm\n" + "The moon rose, the water was silent, and all was peaceful. " * 40,
 }
-
-
-def distance(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
-    """Norm of the difference over the norm of the second."""
-    return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
 
 
 @pytest.mark.parametrize("length", [5, 40, 64, 65, 150, 300])

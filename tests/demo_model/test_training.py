@@ -88,12 +88,12 @@ def test_answers(demo: lc.Model) -> None:
 
 
 def test_mtp_block(demo_path: Path, record_property: Record, torch: Any) -> None:
-    """The MTP block's most likely token is the right one for well over half of all tokens."""
+    """The MTP block's most likely token is mostly the right one, and the trunk's, also several tokens ahead."""
     from tools.evaluate import evaluate
     from tools.export import read_gguf
 
     scores = evaluate(*read_gguf(demo_path), HELD_OUT, n_window=16)
     record_property("MTP accuracy", scores.draft_accuracy)
     record_property("MTP agreement with the trunk", scores.draft_agreement)
-    assert scores.draft_accuracy > 0.5
-    assert scores.draft_agreement > 0.5
+    assert scores.draft_accuracy > 0.8
+    assert min(scores.draft_agreement) > 0.8

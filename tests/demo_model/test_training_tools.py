@@ -82,3 +82,27 @@ def test_drafts_see_no_later_state(torch: Any) -> None:
         for ours, theirs in zip(model.states(tokens, n_draft=2), model.states(other, n_draft=2), strict=True):
             torch.testing.assert_close(ours[:, :40], theirs[:, :40])
             assert not torch.allclose(ours[:, 40:], theirs[:, 40:])
+
+
+def test_mtp_block_learns_from_the_trunk(torch: Any) -> None:
+    """Its guesses come closer to what the trunk says, the last ones too, and the trunk stays as it is."""
+    from tools.model import Model, ModelConfig
+    from tools.pupils import MtpPupil
+
+    torch.manual_seed(0)
+    model = Model(ModelConfig(n_vocab=64)).eval()
+    with torch.no_grad():
+        model.token_embd.weight.mul_(20)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    pupil = MtpPupil(model)
+    optimizer = torch.optim.AdamW(pupil.parameters(), lr=1e-2)
+    tokens = torch.randint(0, 64, (4, 33))
+    losses = []
+    for _ in range(20):
+        loss, first, last = pupil(tokens, 0.0, torch.ones(tokens.shape))
+        losses.append((float(first), float(last)))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert all(after < 0.7 * start for start, after in zip(losses[0], losses[-1], strict=True))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -1,6 +1,6 @@
 """Random requests to one engine for a given time, from threads and an event loop: no leak, no stall, no lost handle.
 
-python tests/stress/soak.py SECONDS [SEED]
+python tests/stress/soak.py SECONDS [SEED [mtp | draft | ngram]]
 """
 
 from __future__ import annotations
@@ -16,7 +16,13 @@ import threading
 import time
 
 import llamacore as lc
+from llamacore.hub import demo_draft_path
 
+WAYS = {
+    "mtp": lambda: lc.Mtp(),
+    "draft": lambda: lc.DraftModel(model=demo_draft_path(), adaptive=False),
+    "ngram": lambda: lc.Ngram(type="ngram-simple", size_n=2, adaptive=False),
+}
 WORDS = ("story", "dog", "cat", "happy", "sad", "king", "garden", "wolf", "river", "once upon a time", "the", "of")
 GRAMMARS = ('root ::= "yes" | "no"', "root ::= [a-z ]+", 'root ::= "{" [a-z]* "}"')
 N_THREADS = 6
@@ -38,11 +44,12 @@ def resident() -> float:
 class Soak:
     """The engine, and what became of every request."""
 
-    def __init__(self, seconds: float, seed: int) -> None:
+    def __init__(self, seconds: float, seed: int, way: str | None = None) -> None:
         self.seconds = seconds
         self.events: collections.Counter[str] = collections.Counter()
         params = lc.EngineParams(max_queue=24, cache_bytes=8 * 2**20, on_event=lambda e: self.note_event(e.kind))
-        self.llama = lc.Llama(n_ctx=1200, n_parallel=4, n_threads=1, engine_params=params)
+        speculative = None if way is None else WAYS[way]()
+        self.llama = lc.Llama(n_ctx=1200, n_parallel=4, n_threads=1, engine_params=params, speculative=speculative)
         self.ends = time.monotonic() + seconds
         self.seed = seed
         self.outcomes: collections.Counter[str] = collections.Counter()
@@ -80,6 +87,7 @@ class Soak:
             "logprobs": rng.choice((None, None, 2)),
             "stop": rng.choice(((), (), ("a",), ("the",))),
             "min_tokens": 0,
+            "draft_max": rng.choice((None, None, 0, 1)),
         }
         if rng.random() < 0.1:
             options["grammar"] = rng.choice(GRAMMARS)
@@ -208,9 +216,10 @@ class Soak:
         assert not self.failures, self.failures
         assert stats.requests == stats.finished + stats.failed == self.events["submitted"]
         assert self.events["finished"] + self.events["failed"] >= stats.requests
+        assert stats.speculation is None or (stats.speculation.failure is None and stats.speculation.accepted > 0)
         assert late < early * GROWTH + (FILLING_MIB if self.seconds < SHORT_SECONDS else 0)
         self.llama.close()
 
 
 if __name__ == "__main__":
-    Soak(float(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0).run()
+    Soak(float(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0, *sys.argv[3:]).run()

@@ -6,9 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
-def test_a_short_soak() -> None:
-    """Twenty seconds of random requests: no leak, no stall, no lost request, every handle ends exactly once."""
-    command = [sys.executable, "-X", "faulthandler", str(Path(__file__).with_name("soak.py")), "20"]
+
+@pytest.mark.parametrize(
+    "arguments", [["20"], ["8", "0", "mtp"], ["5", "0", "draft"], ["5", "0", "ngram"]], ids=" ".join
+)
+def test_a_short_soak(arguments: list[str]) -> None:
+    """Some seconds of random requests, with drafts too: no leak, no stall, every handle ends exactly once."""
+    command = [sys.executable, "-X", "faulthandler", str(Path(__file__).with_name("soak.py")), *arguments]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from ...errors import LlamaCoreError, UnsupportedError
+from ...errors import ClosedError, LlamaCoreError, StateError, UnsupportedError
 from ..stats import SpeculationStats
 from .gain import GainEstimate
 
@@ -58,6 +60,8 @@ class Drafter:
         self.gain = GainEstimate(adaptive)
         self.failure: LlamaCoreError | None = None
         self._draft = draft
+        self._counts = session.stats()
+        self._lock = threading.Lock()  # the session is one thread's at a time, and `look` is called from others
         self._owned = tuple(owned)
         self._begun: dict[int, CachedText] = {}
 
@@ -106,8 +110,10 @@ class Drafter:
             return True
         memory = self._draft.memory
         last = memory.seq_pos_max(seq)
-        if last >= length and not memory.seq_rm(seq, length):
-            raise UnsupportedError("the memory that drafts did not take back what was wrong")
+        if last >= length:
+            if not memory.seq_rm(seq, length):
+                raise UnsupportedError("the memory that drafts did not take back what was wrong")
+            last = memory.seq_pos_max(seq)  # it may have begun in the middle, behind the cut
         return last >= length - 1
 
     def accept(self, seq: int, n_accepted: int) -> None:
@@ -128,7 +134,14 @@ class Drafter:
     def removed(self, seq: int) -> None:
         """A sequence was emptied."""
         self._begun.pop(seq, None)
-        self._follow(lambda draft: draft.memory.seq_rm(seq))
+
+        def remove() -> None:
+            if self.session.pending(seq):  # nothing was chosen after what was drafted: its request failed
+                self.session.accept(seq, 0)
+            if self._draft is not None:
+                self._draft.memory.seq_rm(seq)
+
+        self._try(remove, None)
 
     def shifted(self, seq: int, keep: int, drop: int) -> None:
         """Tokens were dropped after the first `keep`, and the rest moved up."""
@@ -153,7 +166,15 @@ class Drafter:
     def restored(self, seq: int, state: bytes) -> None:
         """A sequence was restored that had this state here."""
         self._begun.pop(seq, None)
-        self._follow(lambda draft: draft.state.from_bytes(state, seq) if state else draft.memory.seq_rm(seq))
+
+        def restore(draft: Context) -> None:
+            if state:
+                with contextlib.suppress(StateError):  # something else drafted then
+                    draft.state.from_bytes(state, seq)
+                    return
+            draft.memory.seq_rm(seq)
+
+        self._follow(restore)
 
     def _follow(self, function: Callable[[Context], object]) -> None:
         draft = self._draft
@@ -163,15 +184,18 @@ class Drafter:
     def _try(self, function: Callable[[], T], otherwise: T) -> T:
         if self.failure is None:
             try:
-                return function()
+                with self._lock:
+                    return function()
             except LlamaCoreError as error:
                 _log.warning("drafting has ended: %s", error)
                 self.failure = error
         return otherwise
 
     def look(self) -> SpeculationStats:
-        """The counters, as they are now."""
-        counts = self.session.stats()
+        """The counters, as they are now. From any thread."""
+        with self._lock, contextlib.suppress(ClosedError):  # where its owner closed what drafts, the last count stays
+            self._counts = self.session.stats()
+        counts = self._counts
         return SpeculationStats(
             types=self.session.types,
             active=self.failure is None and self.gain.active,

@@ -11,12 +11,13 @@ from ...core.model import Model
 from ...core.speculative import (
     SpeculativeConfig,
     SpeculativeSession,
+    draft_context,
     mtp_context,
     require_compatible,
     speculative_types,
 )
 from ...errors import InvalidArgumentError, UnsupportedError
-from ...params import ContextParams, ModelParams, merge
+from ...params import ContextParams, ModelParams
 from .drafter import Drafter
 from .params import DraftModel, Mtp, Ngram, Speculative
 
@@ -35,15 +36,27 @@ def target_params(params: ContextParams, model: Model, speculative: Speculative)
     return dataclasses.replace(params, n_outputs_max=per_text, n_rs_seq=max(params.n_rs_seq or 0, n_max))
 
 
+def can_draft(context: Context) -> bool:
+    """Whether a context that was made with `target_params` can take back what is drafted wrongly."""
+    model = context.model
+    return context.n_rs_seq > 0 or not (model.is_recurrent or model.is_hybrid)
+
+
 def open_drafter(context: Context, speculative: Speculative) -> Drafter:
     """Make what drafts for an engine on this context, which was made with `target_params`.
 
     Raises:
-        UnsupportedError: The model has no MTP layers, or the draft model is of another vocabulary or cannot be cut.
+        UnsupportedError: The model has no MTP layers, or a recurrent state without snapshots; or the draft model is of
+            another vocabulary or cannot be cut.
         InvalidArgumentError: The context cannot take back as many tokens as are drafted.
         ModelLoadError: The draft model could not be loaded.
         ContextError: The context that drafts could not be created.
     """
+    if not can_draft(context):
+        raise UnsupportedError(
+            f"nothing can be drafted for {context.model.desc}: its memory takes nothing back",
+            hint="leave speculative out",
+        )
     if isinstance(speculative, Ngram):
         return _drafter(context, None, [], speculative, (speculative.type,))
     if isinstance(speculative, Mtp):
@@ -78,7 +91,7 @@ def _with_model(context: Context, asked: DraftModel) -> Drafter:
                 f"{model.desc} cannot draft: its memory cannot take back what was wrong",
                 hint="use a draft model of attention layers alone",
             )
-        draft = opened.enter_context(contextlib.closing(_draft_context(context, model, types, asked.n_max)))
+        draft = opened.enter_context(contextlib.closing(draft_context(context, model, types, asked.n_max)))
         drafter = _drafter(context, draft, [draft, *owned], asked, types)
         opened.pop_all()
         return drafter
@@ -90,23 +103,6 @@ def _model(given: Any, params: ModelParams, opened: contextlib.ExitStack) -> tup
         return given, []
     model = opened.enter_context(contextlib.closing(Model.load(given, params)))
     return model, [model]
-
-
-def _draft_context(target: Context, model: Model, types: Sequence[str], n_max: int) -> Context:
-    """A context like the target's, whose sequences and positions are the same."""
-    blocks = any(kind in ("draft-dflash", "draft-dspark") for kind in types)
-    params = ContextParams(
-        n_ctx=target.n_ctx,
-        n_batch=target.n_batch,
-        n_ubatch=target.n_ubatch,
-        n_seq_max=target.n_seq_max,
-        n_threads=target.n_threads,
-        n_threads_batch=target.n_threads_batch,
-        kv_unified=target.kv_unified,
-        flash_attn=target.params.flash_attn,
-        n_outputs_max=target.n_seq_max * (n_max + 1 if blocks else 1),
-    )
-    return model.context(params if types == (_PLAIN,) else merge(params, {"ctx_other": target}))
 
 
 def _drafter(
