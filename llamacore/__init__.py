@@ -2,7 +2,9 @@
 
 Layout, arrows pointing down:
     cli/                   the commands, one file each
+    nodes/                 streaming nodes and pipelines
     pool/ managed/         several models
+    steering/              training control vectors
     llama/                 Llama, the facade
     openai/                the OpenAI API's requests and responses
     engine/                requests in, text out: scheduler, prefix cache, embedding, scoring

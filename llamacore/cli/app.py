@@ -6,8 +6,11 @@ from typing import Annotated
 
 import typer
 
+from . import steer
 from .bench_spec import spec
+from .capture import capture
 from .generate import generate
+from .run import run
 
 app = typer.Typer(
     name="llamacore",
@@ -17,6 +20,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(generate)
+app.command()(run)
+app.command()(capture)
+app.add_typer(steer.app, name="steer")
 bench = typer.Typer(help="Measure a model on this machine.", no_args_is_help=True)
 bench.command()(spec)
 app.add_typer(bench, name="bench")

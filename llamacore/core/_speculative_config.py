@@ -16,7 +16,7 @@ def native_config(config: SpeculativeConfig) -> tuple[Any, list[Any]]:
     types = ffi.new("char *[]", names)
     native.types, native.n_types = ffi.cast("const char **", types), len(names)
     native.n_seq, native.n_max = config.n_seq, config.n_draft_max
-    native.n_min, native.p_min = config.n_min, config.p_min
+    native.n_min, native.p_min, native.trims = config.n_min, config.p_min, config.trims
     keep: list[Any] = [names, types]
     for name in (
         "backend_sampling", "ngram_size_n", "ngram_size_m", "ngram_min_hits",

@@ -59,6 +59,7 @@ class SpeculativeSession(Handle):
         p_min: Probability below which drafting stops.
         need_embd: Whether the target must compute embeddings: never.
         need_embd_nextn: Whether the target computes next-n hidden states, which the session switched on.
+        shares_memory: Whether target and draft context have one memory, so that an edit of one is an edit of both.
 
     Raises:
         InvalidArgumentError: The configuration and the contexts do not fit; the message says what to change.
@@ -95,6 +96,7 @@ class SpeculativeSession(Handle):
         del keep
         self.n_draft_max = int(lib.llc_spec_n_max(out[0]))
         self.need_embd_nextn = bool(lib.llc_spec_need_embd_nextn(out[0]))
+        self.shares_memory = bool(lib.llc_spec_shares_memory(out[0]))
         self._stride = max(self.n_draft_max, 1)
         self._seqs, self._pos0 = ffi.new("llama_seq_id[]", self.n_seq), ffi.new("llama_pos[]", self.n_seq)
         self._id_last, self._n_max = ffi.new("llama_token[]", self.n_seq), ffi.new("int32_t[]", self.n_seq)

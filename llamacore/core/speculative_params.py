@@ -29,6 +29,9 @@ class SpeculativeConfig:
         n_min: Shorter drafts are dropped.
         p_min: Probability below which drafting stops, 0 to 1.
         backend_sampling: Choose the tokens of a draft in the graph of the draft context.
+        trims: Let the session cut the memory of the draft context (steps 2 and 5 of `SpeculativeSession`, there for the
+            target alone then). A sequence of which that memory has lost the end is not drafted for, and begins anew
+            with the next batch, instead of an error.
         ngram_size_n: Tokens that must be met again, for ngram-simple, ngram-map-k and ngram-map-k4v.
         ngram_size_m: Most tokens of their drafts.
         ngram_min_hits: How often a key must have been met, for ngram-map-k4v.
@@ -49,6 +52,7 @@ class SpeculativeConfig:
     n_min: int = 0
     p_min: float = 0.0
     backend_sampling: bool | None = None
+    trims: bool = False
     ngram_size_n: int | None = None
     ngram_size_m: int | None = None
     ngram_min_hits: int | None = None
@@ -81,6 +85,8 @@ class SpeculativeConfig:
                 set_field(self, name, whole(name, value, lowest, _MAX_DRAFT))
         if self.backend_sampling not in (None, True, False):
             raise InvalidArgumentError(f"backend_sampling={self.backend_sampling!r}", hint="give True or False")
+        if not isinstance(self.trims, bool):
+            raise InvalidArgumentError(f"trims={self.trims!r}", hint="give True or False")
         for name in ("lookup_cache_static", "lookup_cache_dynamic"):
             path = getattr(self, name)
             if path is not None and not os.path.isfile(path):

@@ -26,13 +26,12 @@ from ..errors import (
     InvalidArgumentError,
     LlamaCoreError,
     NativeError,
-    OutOfRangeError,
     QueueFullError,
     UnsupportedError,
 )
 from ..params import StrPath
 from .generation import Generation, Mailbox
-from .inside import Inside
+from .inside import Inside, require_tap
 from .prefix import PrefixCache
 from .request import GenerationParams, Request
 from .sample import Job, Sample
@@ -175,21 +174,8 @@ class Engine:
                 raise InvalidArgumentError(
                     f"{adapter!r} is closed, or belongs to another model", hint="load it with this model"
                 )
-        self._require_tap(params)
+        require_tap(context, params)
         return prompt
-
-    def _require_tap(self, params: GenerationParams) -> None:
-        tap = self.context.params.capture
-        if not params.steering and not params.activation_layers:
-            return
-        if not isinstance(tap, LayerTap):
-            raise UnsupportedError(
-                "this engine neither steers nor reads activations",
-                hint="make it with Llama(..., taps=True), or its context with capture=LayerTap()",
-            )
-        for layer in params.activation_layers:
-            if layer not in tap.available_layers:
-                raise OutOfRangeError(f"layer {layer!r}", hint=f"this model has {tap.available_layers}")
 
     def _samplers(self, sampling: SamplingParams, n: int, min_tokens: int) -> list[Sampler]:
         made: list[Sampler] = []

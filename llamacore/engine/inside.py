@@ -6,16 +6,39 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
+from ..core.tap import LayerTap
+from ..errors import OutOfRangeError, UnsupportedError
 from .records import Activation
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from ..core.context import Context
     from ..core.control_vector import ControlVector
-    from ..core.tap import LayerTap
     from .planner import Entry, Plan
+    from .request import GenerationParams
     from .sample import Sample
+
+
+def require_tap(context: Context, params: GenerationParams) -> None:
+    """Check that a context can read and steer as a request asks.
+
+    Raises:
+        UnsupportedError: It was made without a tap.
+        OutOfRangeError: The model has no such layer.
+    """
+    tap = context.params.capture
+    if not params.steering and not params.activation_layers:
+        return
+    if not isinstance(tap, LayerTap):
+        raise UnsupportedError(
+            "this engine neither steers nor reads activations",
+            hint="make it with Llama(..., taps=True), or its context with capture=LayerTap()",
+        )
+    for layer in params.activation_layers:
+        if layer not in tap.available_layers:
+            raise OutOfRangeError(f"layer {layer!r}", hint=f"this model has {tap.available_layers}")
 
 
 class Inside:

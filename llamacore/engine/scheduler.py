@@ -199,8 +199,7 @@ class Scheduler(Register):
             if self._inside is not None:
                 self._inside.after()
             if draft and self._drafter is not None:
-                starts = [(sample.seq, len(sample.held.tokens)) for sample in samples if sample.held is not None]
-                self._drafter.process(self._planner.batch, starts)
+                self._drafter.process(self._planner.batch)
             return True
         finally:
             self._in_flight(())

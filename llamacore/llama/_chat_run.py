@@ -37,7 +37,7 @@ Submit = Callable[..., "Generation"]
 _MARK = "@the response format@"
 # how upstream's parser for most formats lets an answer stand in a fence, and lets any text stand before calls
 _FENCED = '("```json" space response-format space "```" | space response-format space)'
-_TEXT_BEFORE_CALLS = re.compile(r"until-\d+\? (tool-calls?)$", re.MULTILINE)
+TEXT_BEFORE_CALLS = re.compile(r"until-\d+\? (tool-calls?)$", re.MULTILINE)
 _NOT_HERE = {
     **dict.fromkeys(
         ("grammar", "grammar_lazy", "grammar_triggers", "grammar_type", "json_schema"), "use response_format"
@@ -214,7 +214,7 @@ class ChatRun:
                 )
             sampling = dict(prepared.sampling)
             if forced:
-                sampling["grammar"] = _TEXT_BEFORE_CALLS.sub(r"\1", sampling["grammar"])
+                sampling["grammar"] = TEXT_BEFORE_CALLS.sub(r"\1", sampling["grammar"])
             return prepared, sampling
         marked = self._prepared(messages, tools=None, tool_choice="none", json_schema={"const": _MARK})
         if "grammar" not in marked.sampling:
@@ -229,7 +229,7 @@ class ChatRun:
         calls = self._prepared(messages, tool_choice="required").sampling
         if "grammar" not in calls or calls["generation_prompt"] != sampling["generation_prompt"]:
             raise _not_together()
-        only_calls = _TEXT_BEFORE_CALLS.sub(r"\1", calls["grammar"])
+        only_calls = TEXT_BEFORE_CALLS.sub(r"\1", calls["grammar"])
         return prepared, {**sampling, "grammar": gbnf.either(sampling["grammar"], only_calls)}
 
     def _composed_plainly(

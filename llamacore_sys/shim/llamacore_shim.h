@@ -280,7 +280,8 @@ LLC_API enum llc_status llc_tap_read(
 /* speculation: upstream's common_speculative. A session belongs to a target context and, unless it only looks up n-grams,
    a draft context; both outlive it, and neither computes during its calls. The draft memory is trimmed by the caller: back
    to pos0 after a draft and before llc_spec_process(), to pos0 + 1 + n_accepted after llc_spec_accept(); where it is not,
-   the next call says so. */
+   the next call says so. With `trims` the session does it; a sequence whose draft memory ends too early is not drafted
+   for, and begins anew with the next batch. */
 
 struct llc_spec;
 
@@ -294,6 +295,7 @@ struct llc_spec_config {
     int32_t                n_min;
     float                  p_min;
     bool                   backend_sampling;
+    bool                   trims;
     int32_t                ngram_size_n;  /* of ngram-simple, ngram-map-k and ngram-map-k4v */
     int32_t                ngram_size_m;
     int32_t                ngram_min_hits;
@@ -328,6 +330,8 @@ LLC_API enum llc_status llc_spec_new(const struct llc_spec_config * config, stru
 LLC_API void            llc_spec_free(struct llc_spec * spec);
 /* most tokens of a draft: upstream's, and no more than a recurrent target can take back */
 LLC_API int32_t         llc_spec_n_max(const struct llc_spec * spec);
+/* whether both contexts have one memory: what is done to one is done to both */
+LLC_API bool            llc_spec_shares_memory(const struct llc_spec * spec);
 /* whether the target's next-n embeddings are read */
 LLC_API bool            llc_spec_need_embd_nextn(const struct llc_spec * spec);
 /* a text in a sequence; a proposal is forgotten */

@@ -47,6 +47,7 @@ struct llc_spec {
     int32_t n_vocab     = 0;     // tokens that both models have
     bool    reads_nextn = false; // of the target
     bool    in_step     = false; // the draft memory has the positions of the target's
+    bool    trims       = false; // the session cuts it
     bool    may_jump    = false; // M-RoPE: positions may be left out
 
     bool              nextn        = false; // as it was before the session

@@ -58,6 +58,15 @@ void show_text(struct llc_spec & spec, llama_seq_id seq) {
     common_speculative_begin(spec.upstream.get(), seq, known.text);
 }
 
+// Cuts the draft memory at a position; whether it has the one before.
+bool bring_in_step(struct llc_spec & spec, llama_seq_id seq, llama_pos pos) {
+    auto * memory = llama_get_memory(spec.dft);
+    const auto last = llama_memory_seq_pos_max(memory, seq);
+    require(last < pos || llama_memory_seq_rm(memory, seq, pos, -1),
+            "the memory of the draft context does not take back positions" + of(seq));
+    return last >= pos - 1;
+}
+
 void check_rows(struct llc_spec & spec, const struct llama_batch & batch, int32_t n_rows) {
     const auto & seen = *spec.on_tgt;
     require(batch.token != nullptr && batch.pos != nullptr && batch.seq_id != nullptr, "the batch has no tokens");
@@ -80,7 +89,11 @@ void check_rows(struct llc_spec & spec, const struct llama_batch & batch, int32_
         require(!met[seq], "the rows" + of(seq) + " are not side by side");
         met[seq] = true;
         require(on.n_verified < 0, "the proposal" + of(seq) + " was processed: accept it first");
-        if (spec.in_step) {
+        if (spec.in_step && spec.trims) {
+            if (!bring_in_step(spec, seq, batch.pos[row])) {
+                llama_memory_seq_rm(llama_get_memory(spec.dft), seq, -1, -1); // it goes on from here
+            }
+        } else if (spec.in_step) {
             const auto last = llama_memory_seq_pos_max(llama_get_memory(spec.dft), seq);
             require(last < 0 || last + 1 == batch.pos[row] || (spec.may_jump && last < batch.pos[row]),
                     "the draft context holds positions up to " + std::to_string(last) + of(seq) +
@@ -115,7 +128,7 @@ void check_wish(struct llc_spec & spec, const wish & on) {
     require(state.n_pending == 0, "a proposal" + of(on.seq) + " was not accepted yet");
     require(on.pos0 >= 0, "position " + std::to_string(on.pos0));
     require_token(spec, on.id_last);
-    if (spec.in_step && on.n_max > 0) {
+    if (spec.in_step && on.n_max > 0 && !spec.trims) {
         const auto last = llama_memory_seq_pos_max(llama_get_memory(spec.dft), on.seq);
         require(last + 1 == on.pos0, "the draft context holds positions up to " + std::to_string(last) + of(on.seq) +
                                      ", the draft starts at " + std::to_string(on.pos0) +
@@ -247,6 +260,7 @@ enum llc_status llc_spec_new(const struct llc_spec_config * config, struct llc_s
         require(config->ctx_tgt != nullptr, "there is no target context");
         made->tgt          = config->ctx_tgt;
         made->dft          = config->ctx_dft;
+        made->trims        = config->trims;
         made->nextn        = made->tgt->get_cparams().embeddings_nextn;
         made->nextn_masked = made->tgt->get_cparams().embeddings_nextn_masked;
         made->layer_inputs = made->tgt->get_cparams().embeddings_layer_inp;
@@ -297,6 +311,11 @@ void llc_spec_free(struct llc_spec * spec) {
 
 int32_t llc_spec_n_max(const struct llc_spec * spec) {
     return spec->n_max;
+}
+
+bool llc_spec_shares_memory(const struct llc_spec * spec) {
+    return spec->dft != nullptr && llama_get_ctx_other(spec->dft) == spec->tgt &&
+           !spec->types.has(COMMON_SPECULATIVE_TYPE_DRAFT_EAGLE3);
 }
 
 bool llc_spec_need_embd_nextn(const struct llc_spec * spec) {
@@ -363,7 +382,8 @@ enum llc_status llc_spec_draft(
         } scope{*spec};
         for (const auto & on : wishes) {
             spec->sequences[on.seq].draft.clear();
-            if (on.n_max > 0) {
+            const bool ready = !spec->in_step || !spec->trims || bring_in_step(*spec, on.seq, on.pos0);
+            if (on.n_max > 0 && ready) {
                 ask(*spec, on);
             }
         }

@@ -391,3 +391,54 @@ def test_a_context_that_is_dropped_takes_the_tap_along(tiny):
     with pytest.raises(lc.ClosedError, match="gone"):
         tap.steer(0, None)
     tap.close()
+
+
+def test_a_tap_in_use_is_busy(tiny):
+    """While its context computes nobody switches it, and nobody reads it while it is switched; later it works."""
+    model = model_of(tiny, "llama")
+    tap = LayerTap()
+    with model.context(n_ctx=64, n_threads=1, capture=tap) as ctx:
+        with ctx._held():
+            for call in (lambda: tap.capture([0]), lambda: tap.steer(0, {vector(model, 1): 1})):
+                with pytest.raises(lc.BusyError):
+                    call()
+        with tap._held():
+            for call in (lambda: tap.read(0), lambda: tap.capture([0]), lambda: ctx.decode(filled(words(3)))):
+                with pytest.raises((lc.BusyError, lc.OutputError)):
+                    call()
+        tap.capture([0])
+        ctx.decode(filled(words(3)))
+        assert (3, model.n_embd) == tap.layer(0).shape
+
+
+def test_settings_that_make_new_graphs_keep_the_tap(tiny):
+    """Adapters, attention and embeddings make upstream build its scheduler and graphs anew."""
+    model = model_of(tiny, "llama")
+    tap = LayerTap([1, 3])
+    with model.context(n_ctx=64, n_threads=1, capture=tap) as ctx:
+        for change in (
+            lambda: ctx.set_control_vector(vector(model, 1)),
+            lambda: ctx.set_control_vector(None),
+            lambda: ctx.set_embeddings(True),
+            lambda: ctx.set_causal_attn(False),
+            lambda: ctx.set_causal_attn(True),
+            lambda: ctx.set_threads(1),
+            lambda: ctx.set_embeddings(False),
+        ):
+            change()
+            ctx.memory.clear()
+            ctx.decode(filled(words(6), outputs="all"))
+            assert tap.read(1).rows.tolist() == tap.read(3).rows.tolist() == list(range(6))
+
+
+def test_a_shifted_memory_is_no_batch(tiny):
+    """The graph that moves positions has no rows of a batch, and the decode after it has its own."""
+    model = model_of(tiny, "llama")
+    tap = LayerTap([1])
+    with model.context(n_ctx=64, n_threads=1, capture=tap) as ctx:
+        ctx.decode(filled(words(20)))
+        ctx.memory.seq_rm(0, 2, 6)
+        ctx.memory.seq_add(0, 6, -1, -4)
+        ctx.decode(filled(words(5, seed=4), pos=16))
+        kept = tap.read(1)
+        assert kept.positions.tolist() == list(range(16, 21)) and kept.rows.tolist() == list(range(5))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -60,11 +59,3 @@ def by_hand(model: lc.Model, prompt: list[int], n: int) -> list[int]:
             batch.add(tokens[-1], position, output=True)
             context.decode(batch)
         return tokens
-
-
-@pytest.fixture(scope="session")
-def exact_path(demo_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo model with weights of 32 bits: the shape of a batch does not show in its logits."""
-    path = tmp_path_factory.mktemp("exact") / "llamacore-demo-f32.gguf"
-    lc.quantize(demo_path, path, "F32", allow_requantize=True)
-    return path

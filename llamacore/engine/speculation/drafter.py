@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from ...errors import ClosedError, LlamaCoreError, StateError, UnsupportedError
+from ...core.batch import Batch
+from ...errors import ClosedError, LlamaCoreError, StateError
 from ..stats import SpeculationStats
 from .gain import GainEstimate
 
 if TYPE_CHECKING:
-    from ...core.batch import Batch
     from ...core.context import Context
     from ...core.speculative import SpeculativeSession
     from ..cached_text import CachedText
@@ -60,6 +60,8 @@ class Drafter:
         self.gain = GainEstimate(adaptive)
         self.failure: LlamaCoreError | None = None
         self._draft = draft
+        # a model of its own can read what was decoded while nobody drafted; others need the target's results for that
+        self._reads = draft is not None and session.types == ("draft-simple",)
         self._counts = session.stats()
         self._lock = threading.Lock()  # the session is one thread's at a time, and `look` is called from others
         self._owned = tuple(owned)
@@ -75,46 +77,35 @@ class Drafter:
         """
 
         def draft() -> list[list[int]]:
-            seqs, limits = [], []
-            for text, limit in zip(texts, n_max, strict=True):
+            seqs = []
+            for text in texts:
                 seq = text.seq
                 assert seq is not None
                 if self._begun.get(seq) is not text:
-                    self.session.begin(seq, text.tokens)
-                    self._begun[seq] = text
+                    self._begin(seq, text)
                 seqs.append(seq)
-                limits.append(limit if self._reaches(seq, len(text.tokens)) else 0)
-            return self.session.draft_many(seqs, [len(text.tokens) for text in texts], last, limits)
+            return self.session.draft_many(seqs, [len(text.tokens) for text in texts], last, n_max)
 
         return self._try(draft, [[] for _ in texts])
 
-    def process(self, batch: Batch, starts: Iterable[tuple[int, int]]) -> None:
-        """Follow the batch that the target has just decoded.
+    def _begin(self, seq: int, text: CachedText) -> None:
+        self.session.begin(seq, text.tokens)
+        self._begun[seq] = text
+        draft = self._draft
+        if draft is None or not self._reads:
+            return
+        known = draft.memory.seq_pos_max(seq) + 1 if draft.memory.seq_pos_min(seq) == 0 else 0
+        if not known:
+            draft.memory.seq_rm(seq)
+        batch = Batch(draft.n_batch)
+        for start in range(known, len(text.tokens), draft.n_batch):
+            batch.clear()
+            batch.add_tokens(text.tokens[start : start + draft.n_batch], start, seq, "none")
+            draft.decode(batch)
 
-        Args:
-            batch: The batch.
-            starts: Its sequences, and the position at which each begins.
-        """
-
-        def process() -> None:
-            for seq, start in starts:
-                if not self._reaches(seq, start) and self._draft is not None:
-                    self._draft.memory.seq_rm(seq)  # it goes on from here
-            self.session.process(batch)
-
-        self._try(process, None)
-
-    def _reaches(self, seq: int, length: int) -> bool:
-        """Cut what was drafted behind the first `length` positions; whether the draft memory has the one before."""
-        if self._draft is None:
-            return True
-        memory = self._draft.memory
-        last = memory.seq_pos_max(seq)
-        if last >= length:
-            if not memory.seq_rm(seq, length):
-                raise UnsupportedError("the memory that drafts did not take back what was wrong")
-            last = memory.seq_pos_max(seq)  # it may have begun in the middle, behind the cut
-        return last >= length - 1
+    def process(self, batch: Batch) -> None:
+        """Follow the batch that the target has just decoded."""
+        self._try(lambda: self.session.process(batch), None)
 
     def accept(self, seq: int, n_accepted: int) -> None:
         """Note how many tokens of a draft were right; 0 as well for one that was not decoded."""

@@ -108,7 +108,7 @@ def _model(given: Any, params: ModelParams, opened: contextlib.ExitStack) -> tup
 def _drafter(
     context: Context, draft: Context | None, owned: Sequence[Any], speculative: Speculative, types: Sequence[str]
 ) -> Drafter:
-    options: dict[str, Any] = {"synthetic_rates": speculative.synthetic_rates or None}
+    options: dict[str, Any] = {"synthetic_rates": speculative.synthetic_rates or None, "trims": True}
     if isinstance(speculative, Ngram):
         most = speculative.n_max
         options |= {
@@ -120,7 +120,9 @@ def _drafter(
         }  # fmt: skip
     else:
         options |= {
-            "n_min": speculative.n_min, "p_min": speculative.p_min, "backend_sampling": speculative.backend_sampling,
+            "n_min": speculative.n_min, "p_min": speculative.p_min,
+            "backend_sampling": bool(context.model.devices) if speculative.backend_sampling is None
+            else speculative.backend_sampling,
         }  # fmt: skip
     config = SpeculativeConfig(types=tuple(types), n_seq=context.n_seq_max, n_draft_max=speculative.n_max, **options)
     session = SpeculativeSession(config, context, draft)
@@ -130,4 +132,5 @@ def _drafter(
         raise InvalidArgumentError(
             "the context cannot take back a drafted token", hint=f"make it with n_rs_seq={speculative.n_max}"
         )
-    return Drafter(session, draft, owned, n_max=n_max, adaptive=speculative.adaptive)
+    own = None if session.shares_memory else draft
+    return Drafter(session, own, owned, n_max=n_max, adaptive=speculative.adaptive)

@@ -52,12 +52,13 @@ class _ModelDrafting(_Drafting):
     Attributes:
         n_min: Drafts of fewer tokens are not used.
         p_min: A draft ends before a token that is less likely than this.
-        backend_sampling: Choose the tokens of drafts inside the graph.
+        backend_sampling: Choose the tokens of drafts inside the graph; None for doing so on devices other than the CPU,
+            where it saves copying the logits.
     """
 
     n_min: int = 0
     p_min: float = 0.0
-    backend_sampling: bool = True
+    backend_sampling: bool | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -65,8 +66,9 @@ class _ModelDrafting(_Drafting):
         p_min: Any = self.p_min
         if not isinstance(p_min, (int, float)) or not 0 <= p_min <= 1:
             raise InvalidArgumentError(f"p_min={p_min!r}", hint="give a probability, 0 to 1")
-        if not isinstance(self.backend_sampling, bool):
-            raise InvalidArgumentError(f"backend_sampling={self.backend_sampling!r}", hint="give True or False")
+        if self.backend_sampling not in (None, True, False):
+            hint = "give True, False or None"
+            raise InvalidArgumentError(f"backend_sampling={self.backend_sampling!r}", hint=hint)
 
 
 @dataclass(frozen=True, kw_only=True)
