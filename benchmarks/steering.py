@@ -26,7 +26,7 @@ USED = 1.5  # the coefficient of the figures
 COLORS = ("#e69f00", "#0072b2", "#d55e00", "#009e73", "#8855aa")  # told apart by most people
 CHECKED = ("happy", "sad")
 MOST_PERPLEXITY = 1.3
-LEAST_EFFECT = 0.5  # Cohen's h: a medium effect
+LEAST_EFFECT = 0.4  # Cohen's h; 0.5 is a medium effect, and the chance of 200 stories is 0.1
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -101,7 +101,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                 share = float(np.mean(found.argmax(1) == column))
                 points.append({
                     "coefficient": coefficient, "score": float(found[:, column].mean()), "share": share,
-                    "effect": effect(share, report["plain_shares"][column]), "perplexity_ratio": perplexity(llama, texts) / base,
+                    "effect": effect(share, report["plain_shares"][column]),
+                    "perplexity_ratio": perplexity(llama, texts) / base,
                 })  # fmt: skip
                 if not arguments.json:
                     print(_line(mood, points[-1]), flush=True)

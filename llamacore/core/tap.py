@@ -111,7 +111,8 @@ class LayerTap(Handle):
     def _begin(self, batch: Any) -> None:
         status = lib.llc_tap_begin(self._core.ptr, batch)
         if status != lib.LLC_OK:
-            raise_status(status, "decoding with a tap", InvalidArgumentError, hint="keep fewer layers, decode shorter batches, or steer alike")
+            hint = "keep fewer layers, decode shorter batches, or steer alike"
+            raise_status(status, "decoding with a tap", InvalidArgumentError, hint=hint)
 
     def _require_complete(self) -> None:
         error = text(lib.llc_tap_error(self._core.ptr))
