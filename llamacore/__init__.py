@@ -47,6 +47,7 @@ _HOME = {
     "llamacore.chat.template": ("ChatTemplate",),
     "llamacore.sampling": ("SamplingParams",),
     "llamacore.params": ("ContextParams", "ModelParams"),
+    "llamacore.steering": ("train_control_vector",),
     "llamacore.core.model": ("Model",),
     "llamacore.core.context": ("Context",),
     "llamacore.core.batch": ("Batch",),
@@ -142,3 +143,4 @@ if TYPE_CHECKING:
     from .params import ModelParams as ModelParams
     from .pool import LlamaPool as LlamaPool
     from .sampling import SamplingParams as SamplingParams
+    from .steering import train_control_vector as train_control_vector

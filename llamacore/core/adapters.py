@@ -219,7 +219,11 @@ def apply_lora(ctx: Context, scales: Mapping[LoraAdapter, float]) -> None:
 
 
 def apply_control_vector(
-    ctx: Context, data: ControlVector | NDArray[np.float32] | None, layer_start: int = 1, layer_end: int = -1
+    ctx: Context,
+    data: ControlVector | NDArray[np.float32] | None,
+    layer_start: int = 1,
+    layer_end: int = -1,
+    scale: float = 1.0,
 ) -> None:
     """Give a context a control vector, or take it away; see `Context.set_control_vector`. The data is copied."""
     ptr = ctx._enter()
@@ -228,6 +232,7 @@ def apply_control_vector(
             status = lib.llc_set_adapter_cvec(ptr, ffi.NULL, 0, 0, 0, 0)
         else:
             rows, first, last = _control_rows(ctx.model, data, layer_start, layer_end)
+            rows *= sampler_checks.real("scale", scale)
             lib.llama_synchronize(ptr)  # upstream overwrites the tensors that a computation in flight would read
             native = ffi.from_buffer("float[]", rows)
             status = lib.llc_set_adapter_cvec(ptr, native, rows.size, rows.shape[1], first, last)

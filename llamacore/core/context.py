@@ -375,7 +375,12 @@ class Context(InnerValueReader):
         adapters.apply_lora(self, scales)
 
     def set_control_vector(
-        self, data: adapters.ControlVector | NDArray[np.float32] | None, layer_start: int = 1, layer_end: int = -1
+        self,
+        data: adapters.ControlVector | NDArray[np.float32] | None,
+        layer_start: int = 1,
+        layer_end: int = -1,
+        *,
+        scale: float = 1.0,
     ) -> None:
         """Add a direction to the output of layers from the next decode on; None takes it away.
 
@@ -383,11 +388,12 @@ class Context(InnerValueReader):
             data: A control vector, or float32 [n_layer - 1, n_embd]; row 0 is for layer 1 (layer 0 cannot be steered).
             layer_start: First layer it is applied to.
             layer_end: Last layer it is applied to, inclusive; -1 for the last one there is.
+            scale: Times the direction.
 
         Raises:
             AdapterError: The shape or the layers do not fit the model.
         """
-        adapters.apply_control_vector(self, data, layer_start, layer_end)
+        adapters.apply_control_vector(self, data, layer_start, layer_end, scale)
 
     # measurements
 

@@ -218,6 +218,9 @@ OTHERS: dict[str, Callable[[Things], Any]] = {
     "set_lora of a list": lambda t: t.ctx.set_lora([1]),
     "set_lora of a number": lambda t: t.ctx.set_lora({5: 1.0}),
     "set_control_vector of a wrong shape": lambda t: t.ctx.set_control_vector(np.zeros((9, 9), dtype=np.float32)),
+    "set_control_vector times infinity": lambda t: t.ctx.set_control_vector(
+        np.zeros((1, t.model.n_embd), dtype=np.float32), scale=float("inf")
+    ),
     "set_control_vector of text": lambda t: t.ctx.set_control_vector("x"),
     "tokenize a number": lambda t: t.vocab.tokenize(5),
     "tokenize None": lambda t: t.vocab.tokenize(None),

@@ -388,6 +388,10 @@ def test_a_control_vector_is_added_to_the_layers(ctx: Context) -> None:
     assert np.allclose(logits(ctx), first)
     ctx.set_control_vector(direction[:1])  # nothing of the earlier one stays behind
     assert np.allclose(logits(ctx), first)
+    ctx.set_control_vector(direction / 2, scale=2.0)
+    assert np.allclose(logits(ctx), both)
+    ctx.set_control_vector(direction, scale=0)
+    assert np.allclose(logits(ctx), base)
     ctx.set_control_vector(np.zeros((1, N_EMBD)))
     assert np.allclose(logits(ctx), base)
     ctx.set_control_vector(direction)
