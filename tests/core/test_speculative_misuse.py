@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
-import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -526,7 +526,7 @@ def test_closed_while_the_target_computes(model: Model) -> None:
         thread = threading.Thread(target=compute)
         thread.start()
         assert loop.dft is not None
-        for _ in range(10):
+        for _ in range(4):
             loop.session.close()
             while True:
                 try:
