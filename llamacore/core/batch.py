@@ -159,14 +159,43 @@ class Batch:
             raise InvalidArgumentError(f"outputs={outputs!r}", hint='give "none", "last" or "all"')
         tokens = list(tokens)
         first = self._row() if tokens else len(self)
-        last = len(tokens) - 1
+        count = len(tokens)
+        if count > 1 and self._takes_at_once(tokens, pos, seq_id, first):
+            self._add_at_once(tokens, pos, seq_id, outputs, first)
+            return range(first, first + count)
         try:
             for offset, token in enumerate(tokens):
-                self.add(token, pos + offset, (seq_id,), outputs == "all" or (outputs == "last" and offset == last))
+                self.add(
+                    token, pos + offset, (seq_id,), outputs == "all" or (outputs == "last" and offset == count - 1)
+                )
         except Exception:
             self._native.n_tokens = first
             raise
         return range(first, first + len(tokens))
+
+    def _takes_at_once(self, tokens: list[int], pos: int, seq_id: int, first: int) -> bool:
+        """Whether nothing is wrong with them; else they are added one by one, which says what."""
+        try:
+            return (
+                self.n_embd == 0
+                and self.n_seq_max == 1
+                and first + len(tokens) <= self.capacity
+                and 0 <= min(tokens) <= max(tokens) <= _INT32_MAX
+                and 0 <= pos <= _INT32_MAX - len(tokens)
+                and 0 <= seq_id <= _INT32_MAX
+            )
+        except TypeError:
+            return False
+
+    def _add_at_once(self, tokens: list[int], pos: int, seq_id: int, outputs: Outputs, first: int) -> None:
+        count = len(tokens)
+        end = first + count
+        self._token[first:end] = tokens
+        self._pos[first:end] = range(pos, pos + count)
+        self._seq_ids[first:end] = (seq_id,) * count
+        self._n_seq_id[first:end] = (1,) * count
+        self._output[first:end] = (outputs == "all",) * (count - 1) + (outputs != "none",)
+        self._native.n_tokens = end
 
     def add_embd(
         self,

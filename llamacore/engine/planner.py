@@ -126,9 +126,7 @@ class Planner:
             text = sample.held
             assert text is not None and text.seq is not None
             token, draft, start = sample.context[-1], drafts.get(sample, ()), len(text.tokens)
-            row = batch.add(token, start, (text.seq,), True)
-            for place, guess in enumerate(draft, start + 1):
-                batch.add(guess, place, (text.seq,), True)
+            row = batch.add_tokens((token, *draft), start, text.seq, "all")[0]
             plan.append(Entry(sample, [token], row, draft))
         room = self.n_rows - len(batch)
         prompts = sorted(prompts, key=lambda sample: sample.job.order)
