@@ -147,7 +147,7 @@ def generate(
             spec, draft_max=draft_max, draft_min=draft_min, draft_p_min=draft_p_min, draft_model=draft_model,
             demo=model is None,
         )  # fmt: skip
-        text = _read_prompt(prompt, file)
+        text = read_prompt(prompt, file)
         if raw and system is not None:
             raise InvalidArgumentError(
                 "--system needs the chat template", hint="leave out --raw, or write it into the prompt"
@@ -166,7 +166,7 @@ def generate(
             else:
                 tokens = llama.tokenize(text)
             generation = llama.stream(tokens, max_tokens=max_tokens, stop=stop or (), **options)
-            completion = _run(generation, stream=not json_output)
+            completion = write_out(generation, stream=not json_output)
             drafting = llama.engine.stats().speculation
         if json_output:
             print(json.dumps(_as_json(completion, drafting), ensure_ascii=False))
@@ -178,7 +178,8 @@ def generate(
             raise typer.Exit(EXIT_INTERRUPTED)
 
 
-def _read_prompt(prompt: str | None, file: Path | None) -> str:
+def read_prompt(prompt: str | None, file: Path | None) -> str:
+    """Return the prompt that is given, or that a file or standard input has."""
     if prompt is not None and file is not None:
         raise InvalidArgumentError("a prompt and --file exclude one another", hint="give one of them")
     if file is not None:
@@ -193,7 +194,7 @@ def _read_prompt(prompt: str | None, file: Path | None) -> str:
     return prompt
 
 
-def _run(generation: Generation, *, stream: bool) -> Completion:
+def write_out(generation: Generation, *, stream: bool) -> Completion:
     """Run to the end; the first Ctrl-C cancels and keeps the text, the second one ends the program."""
 
     def interrupt(*_: object) -> None:

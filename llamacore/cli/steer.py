@@ -29,7 +29,7 @@ from ._inside import (
     table,
 )
 from ._terminal import loading_progress, note
-from .generate import _read_prompt, _run
+from .generate import read_prompt, write_out
 
 app = typer.Typer(
     help="Control vectors: directions that are added to a model's layers while it writes.", no_args_is_help=True
@@ -147,7 +147,7 @@ def apply(
         steering = {ControlVector.load(path): scale for path, scale in files}
         if layer_range is not None:
             steering = {vector.for_layers(*layer_range): scale for vector, scale in steering.items()}
-        text = _read_prompt(prompt, None)
+        text = read_prompt(prompt, None)
         if model is None:
             note(f"no --model given: using the bundled demo model {demo_model_path().name}", quiet=quiet)
         sampling: dict[str, Any] = {"seed": seed, "temperature": temperature}
@@ -164,7 +164,7 @@ def apply(
                 tokens, max_tokens=max_tokens, steering=steering,
                 **{name: value for name, value in sampling.items() if value is not None},
             )  # fmt: skip
-            completion = _run(generation, stream=True)
+            completion = write_out(generation, stream=True)
         if completion.finish_reason == "cancelled":
             raise typer.Exit(EXIT_INTERRUPTED)
 

@@ -100,12 +100,16 @@ class Context(InnerValueReader):
 
         super().__init__(ptr, free, parent=model, keep=(keep, cancel, self._samplers, self._loras))
         self._core.stop = lambda: _set_flag(cancel)
-        for chain in self._samplers.values():
-            chain._attach(self)
-        if params.capture is not None:
-            params.capture._attach(self)
-        if params.ctx_other is not None:
-            params.ctx_other._adopt(self)
+        try:
+            for chain in self._samplers.values():
+                chain._attach(self)
+            if params.capture is not None:
+                params.capture._attach(self)
+            if params.ctx_other is not None:
+                params.ctx_other._adopt(self)
+        except BaseException:  # nobody gets it, but those that it is attached to would wait for its end
+            self.close()
+            raise
 
     @classmethod
     def _create(cls, model: Model, params: ContextParams) -> Context:

@@ -442,3 +442,14 @@ def test_a_shifted_memory_is_no_batch(tiny):
         ctx.decode(filled(words(5, seed=4), pos=16))
         kept = tap.read(1)
         assert kept.positions.tolist() == list(range(16, 21)) and kept.rows.tolist() == list(range(5))
+
+
+def test_a_context_that_refuses_its_layers_leaves_nothing(tiny):
+    """The tap can be closed, and so can the model, while the error is still at hand."""
+    model, tap = model_of(tiny, "llama"), LayerTap([99])
+    with pytest.raises(lc.OutOfRangeError) as caught:
+        model.context(n_ctx=64, n_threads=1, capture=tap)
+    assert caught.value.__traceback__ is not None
+    tap.close()
+    with model.context(n_ctx=64, n_threads=1, capture=LayerTap([1])) as ctx:
+        ctx.decode(filled(words(3)))
