@@ -246,7 +246,7 @@ class SamplingParams:
         Raises:
             InvalidArgumentError: An option does not exist or is out of range, or the file recommends what is.
         """
-        return merge(cls(), {**own_options(model.metadata), **options})
+        return merge(_DEFAULTS, {**own_options(model.metadata), **options})
 
     def chain(self, model: Model, *, min_tokens: int = 0) -> Sampler:
         """Build the sampler chain, as upstream's `common_sampler_init` does for these parameters.
@@ -385,6 +385,9 @@ class SamplingParams:
         else:
             made.append(Sampler.dist(seed))
         return made
+
+
+_DEFAULTS = SamplingParams()
 
 
 class SamplingOptions(TypedDict, total=False):

@@ -70,7 +70,8 @@ def tokens(values: Iterable[int], n_vocab: int | None) -> list[int]:
     """Return `values` as token ids; a long list of plain numbers is checked as a whole."""
     found = list(values)
     highest = _INT32_MAX if n_vocab is None else n_vocab - 1
-    if set(map(type, found)) <= {int} and (not found or (min(found) >= 0 and max(found) <= highest)):
+    plain = [*map(type, found)].count(int) == len(found)
+    if plain and (not found or (min(found) >= 0 and max(found) <= highest)):
         return found
     return [token(value, n_vocab) for value in found]
 

@@ -70,6 +70,10 @@ class Item:
             lowered += item.lowers
         return 0
 
+    def lookback(self) -> int:
+        """Most tokens of history that it or one of its members looks at."""
+        return max(self.window, *(item.lookback() for item in self.items), 0)
+
 
 class SamplerHandle(Handle):
     """Owner of a native sampler, until a chain takes it over."""
@@ -246,6 +250,11 @@ class SamplerHandle(Handle):
                         self._accept(member, token)
         finally:
             self._unclaim()
+
+    @property
+    def lookback(self) -> int:
+        """Tokens of a prompt, counted from its end, that `accept_prompt` makes use of."""
+        return self._item.lookback()
 
     def accept_prompt(self, tokens: Iterable[int]) -> None:
         """Show a prompt to the samplers that look back (penalties, DRY): `accept(is_generated=False)` for each token.

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 Adapters = frozenset[tuple["LoraAdapter | ControlVector", float]]
 """LoRA adapters and control vectors with their scales: a state depends on them."""
 
+FEW_TOKENS = 32
+"""So few tokens are computed as quickly as a state is copied or restored."""
+
 _clock = itertools.count(1)
 
 

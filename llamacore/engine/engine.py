@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..core import sampler_checks
@@ -30,6 +31,7 @@ from ..errors import (
     UnsupportedError,
 )
 from ..params import StrPath
+from .chains import ChainPool
 from .generation import Generation, Mailbox
 from .inside import Inside, require_tap
 from .prefix import PrefixCache
@@ -121,6 +123,7 @@ class Engine:
         self.params = params
         self._model_name = model_name
         self._pieces = PieceTable(context.model.vocab)
+        self._chains = ChainPool(context.model, context.n_seq_max)
         self._drafter = drafter
         self._worker = _Worker(context, params, drafter)
         self._finalizer = weakref.finalize(self, _Worker.stop, self._worker)
@@ -149,7 +152,8 @@ class Engine:
             )
         samplers = self._samplers(request.sampling, request.params.n, request.params.min_tokens)
         mailbox = Mailbox(worker.cancel_requested)
-        job = Job(next(_numbers), prompt, request.params, samplers, mailbox, self._pieces, self._model_name)
+        give_back = partial(self._chains.give_back, sampling=request.sampling, min_tokens=request.params.min_tokens)
+        job = Job(next(_numbers), prompt, request.params, samplers, give_back, mailbox, self._pieces, self._model_name)
         generation = Generation(mailbox)
         worker.post(job)
         return generation
@@ -178,12 +182,11 @@ class Engine:
         return prompt
 
     def _samplers(self, sampling: SamplingParams, n: int, min_tokens: int) -> list[Sampler]:
-        made: list[Sampler] = []
+        made = [self._chains.take(sampling, min_tokens)]
         try:
-            for index in range(n):
+            for index in range(1, n):
                 seed = None if sampling.seed is None else (sampling.seed + index) % 2**32
-                own = sampling if index == 0 else replace(sampling, seed=seed)
-                made.append(own.chain(self.context.model, min_tokens=min_tokens))
+                made.append(replace(sampling, seed=seed).chain(self.context.model, min_tokens=min_tokens))
             return made
         except BaseException:
             for sampler in made:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..errors import BrokenError, ClosedError, LlamaCoreError, NoKvSlotError, OutOfMemoryError, StateError
-from .cached_text import Adapters, CachedText, CacheStats, now
+from .cached_text import FEW_TOKENS, Adapters, CachedText, CacheStats, now
 from .radix import RadixTree
 from .sequences import Sequences
 from .snapshots import Snapshot, SnapshotFolder
@@ -137,8 +137,12 @@ class PrefixCache:
         source.used = now()
         if source.seq is None:
             return self._restore(source, usable)
-        if not source.running and (usable == len(source.tokens) or not (self._free or self._idle_but(source))):
-            if usable < len(source.tokens):
+        lost = len(source.tokens) - usable
+        # a copy of few tokens' worth would cost another text its sequence, or a recurrent state its place and with
+        # that the next decode its graph
+        few = lost < FEW_TOKENS and (self.needs_checkpoints or not self._free)
+        if not source.running and (not lost or few or not (self._free or self._idle_but(source))):
+            if lost and not few:
                 self._keep_snapshot(source)
             return self._cut(source, usable)
         text = CachedText(source.key, list(source.tokens), shared=True)

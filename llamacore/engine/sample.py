@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from .cached_text import FEW_TOKENS
 from .records import Activation, Chunk, Completion, FinishReason, Timings, TokenLogprob, Usage
 from .text import PieceTable, TextAssembler
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from .request import GenerationParams
 
 
-_MIN_CHECKPOINT = 32  # so few tokens are computed as quickly as a state is restored
 _CHECKPOINT_EVERY = 1024
 _NO_LIMIT = 2**31 - 1
 
@@ -28,7 +28,8 @@ class Job:
         number: Running number of the request.
         prompt: Token ids.
         params: What was asked.
-        samplers: A sampler for each sample; closed at its end.
+        samplers: A sampler for each sample; closed at its end, or given back.
+        give_back: Takes the sampler of the first sample at its end.
         mailbox: Where everything is delivered.
         pieces: Bytes of tokens.
         model_name: Name for the completions.
@@ -40,6 +41,7 @@ class Job:
         prompt: list[int],
         params: GenerationParams,
         samplers: list[Sampler],
+        give_back: Callable[[Sampler], None],
         mailbox: Mailbox,
         pieces: PieceTable,
         model_name: str,
@@ -47,6 +49,7 @@ class Job:
         self.number = number
         self.params = params
         self.prompt = prompt
+        self.give_back = give_back
         self.mailbox = mailbox
         self.model_name = model_name
         self.loras = frozenset(params.loras.items())  # the same in a batch
@@ -78,7 +81,7 @@ class Job:
         points, before = set(), reused
         wanted = {parting, last, *self.params.checkpoints, *range(_CHECKPOINT_EVERY, last, _CHECKPOINT_EVERY)}
         for point in sorted(wanted):
-            if before + _MIN_CHECKPOINT <= point <= last:
+            if before + FEW_TOKENS <= point <= last:
                 points.add(point)
                 before = point
         self.checkpoints = frozenset(points)
@@ -174,8 +177,11 @@ class Sample:
     def end(self, reason: FinishReason) -> Completion:
         """Deliver the last chunk and the completion."""
         self.ended = True
-        self.sampler.close()
         job = self.job
+        if self.index == 0:
+            job.give_back(self.sampler)
+        else:
+            self.sampler.close()
         rest = self._assembler.finish()
         self._text.append(rest)
         completion = Completion(

@@ -311,3 +311,15 @@ def test_a_checkpoint_that_keeping_a_snapshot_drives_out(make_engine, hybrid):
     for _ in range(3):
         check(hybrid, engine, prompt)
     assert 0 == engine.stats().failed
+
+
+def test_a_tail_of_few_tokens_costs_no_other_text_its_sequence(make_engine, model):
+    """One short question after another behind the same prefix, beside another text: none of them drives it out."""
+    engine = make_engine(model, n_parallel=2, swa_full=False)
+    other, prefix = text(1, 60), text(2, 60)
+    write(engine, prefix, 0)
+    known = [*other, *check(model, engine, other, 0).tokens]
+    for seed in range(3, 8):
+        check(model, engine, [*prefix, 10 + seed], 60)
+    assert 0 == engine.stats().cache.evictions
+    check(model, engine, known, len(known) - 1)
