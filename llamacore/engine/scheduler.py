@@ -351,7 +351,7 @@ class Scheduler(Register):
         assert text is not None and text.seq is not None and self._drafter is not None
         text.tokens += draft[:n_accepted]
         self._drafter.accept(text.seq, n_accepted)
-        if n_accepted == len(draft) or self._sequences.cut(text.seq, len(text.tokens)):
+        if n_accepted == len(draft) or self._sequences.take_back(text.seq, len(text.tokens)):
             return True
         self.fail(sample.job, NativeError("the memory did not take back what was drafted"))
         return False

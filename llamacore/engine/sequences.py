@@ -39,7 +39,15 @@ class Sequences:
             self._drafter.removed(seq)
 
     def cut(self, seq: int, length: int) -> bool:
-        """Leave the first `length` positions; False when the memory cannot. What drafts is cut as it goes on."""
+        """Leave the first `length` positions for another text; False when the memory cannot."""
+        if not self._context.memory.seq_rm(seq, length, -1):
+            return False
+        if self._drafter is not None:
+            self._drafter.cut(seq, length)
+        return True
+
+    def take_back(self, seq: int, length: int) -> bool:
+        """Leave the first `length` positions of a draft that was decoded; who drafted it does the same by itself."""
         return self._context.memory.seq_rm(seq, length, -1)
 
     def sees_enough(self, seq: int, length: int) -> bool:

@@ -127,12 +127,26 @@ class Drafter:
         self._begun.pop(seq, None)
 
         def remove() -> None:
-            if self.session.pending(seq):  # nothing was chosen after what was drafted: its request failed
-                self.session.accept(seq, 0)
+            self._forget_pending(seq)
             if self._draft is not None:
                 self._draft.memory.seq_rm(seq)
 
         self._try(remove, None)
+
+    def cut(self, seq: int, length: int) -> None:
+        """Only the first `length` positions of a sequence were left; another text goes on from there."""
+        self._begun.pop(seq, None)
+
+        def shorten() -> None:
+            self._forget_pending(seq)
+            if self._draft is not None and not self._draft.memory.seq_rm(seq, length, -1):
+                self._draft.memory.seq_rm(seq)
+
+        self._try(shorten, None)
+
+    def _forget_pending(self, seq: int) -> None:
+        if self.session.pending(seq):  # nothing was chosen after what was drafted: its request failed
+            self.session.accept(seq, 0)
 
     def shifted(self, seq: int, keep: int, drop: int) -> None:
         """Tokens were dropped after the first `keep`, and the rest moved up."""
