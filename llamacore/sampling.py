@@ -355,6 +355,13 @@ class SamplingParams:
         }
         return {name for name, any_change in changes.items() if not any_change}
 
+    @property
+    def _is_greedy(self) -> bool:
+        """Whether the token with the highest logit is chosen; upstream gets there by way of probabilities."""
+        others = set(self.samplers) - self._neutral - _KEEP_THE_LIKELIEST
+        cold = self.temperature <= 0 and self.dynatemp_range == 0 and self.samplers[-1:] == ("temperature",)
+        return cold and others <= {"penalties", "dry"}
+
     def _selection(self, model: Model) -> list[Sampler]:
         seed = DEFAULT_SEED if self.seed is None else self.seed
         makers = {
@@ -378,15 +385,18 @@ class SamplingParams:
             "temperature": lambda: Sampler.temp_ext(self.temperature, self.dynatemp_range, self.dynatemp_exponent),
             "infill": lambda: Sampler.infill(model),
         }
-        neutral = self._neutral
+        neutral = self._neutral | (_KEEP_THE_LIKELIEST if self._is_greedy else set())
         made = [makers[name]() for name in self.samplers if name != "adaptive_p" and name not in neutral]
-        if "adaptive_p" in self.samplers:  # it chooses, so it stands last whatever the order says
+        if self._is_greedy:
+            made.append(Sampler.greedy())
+        elif "adaptive_p" in self.samplers:  # it chooses, so it stands last whatever the order says
             made.append(Sampler.adaptive_p(self.adaptive_target, self.adaptive_decay, seed))
         else:
             made.append(Sampler.dist(seed))
         return made
 
 
+_KEEP_THE_LIKELIEST = {"top_n_sigma", "top_k", "top_p", "min_p", "temperature"}
 _DEFAULTS = SamplingParams()
 
 

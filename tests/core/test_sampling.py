@@ -103,6 +103,11 @@ def test_the_default_chain(model: Model) -> None:
         ({"samplers": ["infill"]}, ["infill", "dist"]),
         ({"mirostat": 1}, ["temp", "mirostat"]),
         ({"mirostat": 2, "temperature": 1.0}, ["?temp", "mirostat-v2"]),
+        ({"temperature": 0.0}, ["greedy"]),
+        ({"temperature": 0.0, "penalty_repeat": 1.1, "dry_multiplier": 0.8}, ["penalties", "dry", "greedy"]),
+        ({"temperature": 0.0, "typ_p": 0.9, "top_k": 5}, ["top-k", "typical", "top-p", "min-p", "temp-ext", "dist"]),
+        ({"temperature": 0.0, "dynatemp_range": 0.5}, ["top-k", "top-p", "min-p", "temp-ext", "dist"]),
+        ({"temperature": 0.0, "samplers": ["temperature", "top_k"]}, ["temp-ext", "top-k", "dist"]),
         ({"samplers": [], "logit_bias": {3: 1.0}}, ["logit-bias", "dist"]),
         ({"samplers": [], "ignore_eos": True}, ["logit-bias", "dist"]),
     ],
@@ -132,6 +137,19 @@ def test_a_grammar_holds_the_chain(model: Model, options: dict[str, Any]) -> Non
 def test_temperature_zero_is_greedy(ctx: Context, temperature: float) -> None:
     chain = SamplingParams(temperature=temperature).chain(ctx.model)
     assert [chain.sample(ctx) for _ in range(4)] == [ctx.logits(-1).argmax()] * 4
+
+
+def test_temperature_zero_is_upstreams_long_way(ctx: Context) -> None:
+    """The short chain chooses what upstream's does, with penalties that lower the most likely token as well."""
+    model = ctx.model
+    made = SamplingParams(temperature=0.0, penalty_repeat=3.0, penalty_present=4.0, dry_multiplier=2.0).chain(model)
+    long = Sampler.chain(
+        Sampler.penalties(model, 64, 3.0, 0.0, 4.0), Sampler.dry(model, 2.0), Sampler.top_k(40), Sampler.top_p(0.95),
+        Sampler.min_p(0.05), Sampler.temp_ext(0.0), Sampler.dist(1),
+    )  # fmt: skip
+    tokens = [(made.sample(ctx, row), long.sample(ctx, row)) for row in (4, 5) * 12]
+    assert [ours for ours, _ in tokens] == [theirs for _, theirs in tokens]
+    assert len(set(tokens)) > 4
 
 
 def test_the_chain_is_what_it_says(ctx: Context) -> None:
