@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,16 +11,14 @@ from typing import Any, ClassVar, Literal
 from ..chat.format import ChatFormat
 from ..core.model import Model
 from ..core.tap import Rows
-from ..errors import ClosedError, InvalidArgumentError, LlamaCoreError
+from ..errors import ClosedError
 from .data import Data, Json, Tensor
 from .layer_reader import LayerReader
-from .node import Node, NodeContext
+from .loading import LoadingNode
 from .params import BackendParams
 from .ports import text_of
 from .reading import Params, choice, flag, invalid, text, whole
 from .shared import Lease, lease_model
-
-_log = logging.getLogger("llamacore.nodes")
 
 _ROWS: Mapping[str, Rows] = {"last_token": "last", "mean": "mean", "first_token": "first"}
 
@@ -71,7 +68,7 @@ class ActivationNodeParams(Params):
         text("system_prompt", self.system_prompt, or_none=True)
 
 
-class ActivationNode(Node):
+class ActivationNode(LoadingNode[Model]):
     """Reads the outputs of layers while a model computes a text.
 
     A text (`Text`, or `Json` with "text" or "prompt") becomes one `Tensor` of float32 [n_embd] for each layer, in the
@@ -90,48 +87,26 @@ class ActivationNode(Node):
     params_type: ClassVar[Any] = ActivationNodeParams
     params: ActivationNodeParams
 
-    _lease: Lease[Model] | None = None
     _reader: LayerReader | None = None
     _format: ChatFormat | None = None
 
-    async def initialize(self, context: NodeContext | None = None) -> None:
-        """Load the model, or share it with other nodes of this process.
+    def _take_lease(self) -> Lease[Model]:
+        return lease_model(self.params.model_path, self.params.backend)
 
-        Raises:
-            InvalidArgumentError: It was called before.
-            ModelLoadError: The model could not be loaded.
-            OutOfRangeError: The model has no such layer.
-            UnsupportedError: The architecture does not name the output of a layer.
-        """
-        if self.status != "idle":
-            raise InvalidArgumentError(f"initialize() of a node that is {self.status}", hint="make a new node")
-        self.status = "initializing"
-        if context is not None:
-            self.context = context
-        for warning in self.warnings:
-            _log.warning("node %s: %s", self.context.node_id or self.node_type, warning)
-        self._turns = asyncio.Lock()
-        self.context.emit_progress("loading_model", f"loading {self.params.model_path}")
-        try:
-            await asyncio.to_thread(self._open)
-        except LlamaCoreError as exc:
-            self.status = "error"
-            self.context.emit_progress("error", exc.message)
-            await self._free()
-            raise
-        self.status = "ready"
-        self.context.emit_progress("ready", f"{self.params.model_path} is loaded")
-
-    def _open(self) -> None:
+    def _open(self, loaded: Model) -> None:
         params = self.params
-        self._lease = lease_model(params.model_path, params.backend)
-        model = self._lease.value
+        self._turns = asyncio.Lock()
         if params.system_prompt is not None:
-            self._format = ChatFormat(model)
+            self._format = ChatFormat(loaded)
         self._reader = LayerReader(
-            model, params.layers, _ROWS[params.pooling], params.backend,
+            loaded, params.layers, _ROWS[params.pooling], params.backend,
             n_ctx=params.context_size, n_batch=params.batch_size,
         )  # fmt: skip
+
+    def _close(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.close()
 
     async def process(self, data: Data) -> Tensor:
         """Return what the first of the layers makes of a text; see `stream` for all of them.
@@ -188,16 +163,3 @@ class ActivationNode(Node):
             {"role": "user", "content": prompt},
         ]
         return self._format.prepare(messages, tool_choice="none", enable_thinking=False).tokens
-
-    async def cleanup(self) -> None:
-        """Free its context and give the model back; the last node that uses it frees it."""
-        await super().cleanup()
-        await self._free()
-
-    async def _free(self) -> None:
-        reader, self._reader = self._reader, None
-        lease, self._lease = self._lease, None
-        if reader is not None:
-            await asyncio.to_thread(reader.close)
-        if lease is not None:
-            await asyncio.to_thread(lease.close)

@@ -10,16 +10,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar
 
-from ..errors import ClosedError, InvalidArgumentError, LlamaCoreError, OutOfRangeError
+from ..errors import ClosedError, OutOfRangeError
 from ..llama import Llama
 from .control import take
 from .conversation import NodeConversation
 from .data import TEXT_END, Data, Text
-from .node import Node, NodeConfig, NodeContext
+from .loading import LoadingNode
+from .node import NodeConfig
 from .params import GenerationNodeParams
 from .ports import is_cancel, read_aux, text_of
 from .prompting import Prompter
-from .shared import Lease, lease_llama, leased
+from .shared import Lease, lease_llama
 from .tools import NodeTool, Toolbox, ToolKind
 from .turn import Turn
 
@@ -44,7 +45,7 @@ class GenerationSession:
     turns: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
-class GenerationNode(Node):
+class GenerationNode(LoadingNode[Llama]):
     """Generates text with a model.
 
     `stream(data, session_id)` answers a prompt with `Text` envelopes as the model writes them, the last of which is the
@@ -70,41 +71,12 @@ class GenerationNode(Node):
         self.warnings += self.toolbox.warnings
         self.system_prompt = self.params.system_prompt
         """The system prompt that new sessions begin with, and that calls without a session use."""
-        self._lease: Lease[Llama] | None = None
         self._prompter: Prompter | None = None
         self._running: set[asyncio.Future[None]] = set()
 
     # its life
 
-    async def initialize(self, context: NodeContext | None = None) -> None:
-        """Load the model, or share it with other nodes of this process.
-
-        Raises:
-            InvalidArgumentError: It was called before.
-            ModelLoadError: The model could not be loaded.
-            ContextError: The context could not be made.
-        """
-        if self.status != "idle":
-            raise InvalidArgumentError(f"initialize() of a node that is {self.status}", hint="make a new node")
-        self.status = "initializing"
-        if context is not None:
-            self.context = context
-        for warning in self.warnings:
-            _log.warning("node %s: %s", self.context.node_id or self.node_type, warning)
-        self.context.emit_progress("loading_model", f"loading {self.params.model_path}")
-        try:
-            self._lease = await leased(self._leased)
-            self._require_layer(self._lease.value)
-            self._prompter = Prompter(self._lease.value, self.params.sampling(), self.params.max_tokens)
-        except LlamaCoreError as exc:
-            self.status = "error"
-            self.context.emit_progress("error", exc.message)
-            await self._give_back()
-            raise
-        self.status = "ready"
-        self.context.emit_progress("ready", f"{self._lease.value.name} is loaded")
-
-    def _leased(self) -> Lease[Llama]:
+    def _take_lease(self) -> Lease[Llama]:
         params = self.params
         return lease_llama(
             params.model_path, params.backend, n_ctx=params.context_size, n_batch=params.batch_size,
@@ -116,12 +88,15 @@ class GenerationNode(Node):
         """Whether its engine must be one that reads and steers activations."""
         return self.params.activation_tap is not None
 
-    def _require_layer(self, llama: Llama) -> None:
+    def _open(self, loaded: Llama) -> None:
         tap = self.params.activation_tap
-        if tap is not None and tap.layer >= llama.model.n_layer:
-            raise OutOfRangeError(
-                f"activation_tap.layer={tap.layer}", hint=f"{llama.name} has the layers 0 to {llama.model.n_layer - 1}"
-            )
+        if tap is not None and tap.layer >= loaded.model.n_layer:
+            hint = f"{loaded.name} has the layers 0 to {loaded.model.n_layer - 1}"
+            raise OutOfRangeError(f"activation_tap.layer={tap.layer}", hint=hint)
+        self._prompter = Prompter(loaded, self.params.sampling(), self.params.max_tokens)
+
+    def _close(self) -> None:
+        self._prompter = None
 
     async def cleanup(self) -> None:
         """End what runs and give the model back; the last node that uses it frees it."""
@@ -132,12 +107,6 @@ class GenerationNode(Node):
         if running:  # a turn that nobody reads does not come to its end
             await asyncio.wait(running, timeout=_PATIENCE)
         await super().cleanup()
-        await self._give_back()
-
-    async def _give_back(self) -> None:
-        self._prompter, lease, self._lease = None, self._lease, None
-        if lease is not None:
-            await asyncio.to_thread(lease.close)
 
     @property
     def llama(self) -> Llama:
