@@ -1,11 +1,14 @@
 """Builds llama.cpp, the shim and the extension of `llamacore_sys`: one definition for pip, wheels and tarballs.
 
-    python build_lib.py build [--profile native|portable] [--backend cpu|cuda|vulkan|rpc]...
+    python build_lib.py build [--profile native|portable] [--backend cuda|vulkan|blas]...
+    python build_lib.py package [--backend NAME]... [--output DIR] [--from-dir DIR]... [--no-wheel]
+    python build_lib.py release TAG [--platform KEY] [--dry-run] [--upload] [--repo OWNER/NAME]
     python build_lib.py fetch
     python build_lib.py clean
 
 `build` leaves the extension and the libraries in `llamacore_sys/`, where an editable install finds them.
-`pip install .` runs the same code and puts them into the wheel. See docs/building.md.
+`pip install .` runs the same code and puts them into the wheel. See docs/building.md, and docs/packaging.md for
+`package` and `release`.
 """
 
 from __future__ import annotations
@@ -18,15 +21,16 @@ from pathlib import Path
 from types import FrameType
 
 from build_support.builder import ROOT, SYS_DIR, build, clean, fetch, pin
-from build_support.config import BACKENDS, PROFILES, BuildConfig
+from build_support.config import ADDON_BACKENDS, BACKENDS, BASE_BACKENDS, PROFILES, BuildConfig
 from build_support.errors import BuildError
+from build_support.packaging_cli import Parser, add_commands, run
 from build_support.process import Console
 
 __all__ = ["SYS_DIR", "BuildConfig", "BuildError", "Console", "build", "clean", "fetch", "pin"]
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="build_lib.py", description="Builds the native libraries of llamacore.")
+    parser = Parser(prog="build_lib.py", description="Builds the native libraries of llamacore.")
     commands = parser.add_subparsers(dest="command", required=True)
     source = argparse.ArgumentParser(add_help=False)
     source.add_argument("--source", type=Path, metavar="DIR", help="a llama.cpp checkout instead of the pinned source")
@@ -39,14 +43,19 @@ def _parser() -> argparse.ArgumentParser:
         "--profile", choices=PROFILES, default="native", help="this machine's CPU, or loadable CPU variants"
     )
     make.add_argument(
-        "--backend", choices=BACKENDS, action="append", metavar="NAME", help=f"{', '.join(BACKENDS)}; repeatable"
+        "--backend",
+        choices=BACKENDS,
+        action="append",
+        metavar="NAME",
+        help=f"an add-on: {', '.join(ADDON_BACKENDS)}; repeatable ({' and '.join(BASE_BACKENDS)} are always built)",
     )
-    make.add_argument("--cuda-arch", metavar="LIST", help="CUDA architectures, such as 90 or 80;90")
+    make.add_argument("--cuda-arch", metavar="LIST", help="CUDA architectures, such as 90 or 80,90")
     make.add_argument(
         "--jobs", type=int, metavar="N", help="compiler processes at once (default: from cores and memory)"
     )
     make.add_argument("--verbose", action="store_true", help="show all output of the tools")
 
+    add_commands(commands)
     commands.add_parser("fetch", help="download and unpack the pinned source, for building offline later")
     commands.add_parser("clean", help="remove build folders and built files; the downloaded source stays")
     return parser
@@ -70,10 +79,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             clean(console)
         elif args.command == "fetch":
             console.say(f"llama.cpp is in {fetch(console)}")
+        elif args.command in ("package", "release"):
+            run(args, console)
         else:
             config = BuildConfig(
                 profile=args.profile,
-                backends=tuple(args.backend or ("cpu",)),
+                backends=tuple(args.backend or ()),
                 source=args.source.resolve() if args.source else None,
                 allow_unpinned=args.allow_unpinned,
                 jobs=args.jobs,

@@ -31,7 +31,7 @@ class build_ext(_build_ext):
     def run(self) -> None:
         config = build_lib.BuildConfig.from_environment()
         in_place = self.inplace or self.editable_mode
-        usual = config.name == build_lib.BuildConfig().name
+        usual = config.profile == build_lib.BuildConfig().profile and not config.addons
         try:
             if in_place or usual:
                 # The usual build stays in the checkout too: Python started there finds that copy of the package first.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import time
@@ -32,11 +33,19 @@ class Run:
 
 
 class Contestant:
-    """A process that has loaded its model and generates when told to."""
+    """A process that has loaded its model and generates when told to.
 
-    def __init__(self, name: str, command: Sequence[str]) -> None:
+    Args:
+        name: What it is called in reports.
+        command: The command.
+        env: Variables added to this process's.
+    """
+
+    def __init__(self, name: str, command: Sequence[str], env: Mapping[str, str] | None = None) -> None:
         self.name = name
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(
+            command, env={**os.environ, **(env or {})}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         self._answer("ready")
 
     def _answer(self, wanted: str = "") -> str:

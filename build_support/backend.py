@@ -1,7 +1,7 @@
 """The PEP 517 door: setuptools' own, plus requirements that depend on the machine, and settings.
 
 `pip install .` gets cmake and ninja from PyPI only where the machine lacks them, and pip itself (which downloads the
-pinned source) only where that source is not in the cache yet.
+pinned source, and libraries that add-ons are linked to) only where it may have to.
 `-C profile=portable -C backend=cuda` are the options of `build_lib.py build`, as are the `LLAMACORE_BUILD_*` variables.
 """
 
@@ -47,7 +47,8 @@ def _requirements(settings: Settings) -> list[str]:
     _apply(settings)
     requirements = missing_tools()
     try:
-        if BuildConfig.from_environment().source is None and needs_download(pin()):
+        config = BuildConfig.from_environment()
+        if (config.source is None and needs_download(pin())) or {"cuda", "blas"}.intersection(config.addons):
             requirements.append("pip")
     except BuildError as error:
         raise SystemExit(f"error: {error}") from None  # one message instead of a traceback

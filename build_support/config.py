@@ -11,7 +11,9 @@ from pathlib import Path
 from build_support.errors import BuildError
 
 PROFILES = ("native", "portable")
-BACKENDS = ("cpu", "cuda", "vulkan", "rpc")
+BASE_BACKENDS = ("cpu", "rpc")
+ADDON_BACKENDS = ("cuda", "vulkan", "blas")
+BACKENDS = BASE_BACKENDS + ADDON_BACKENDS
 
 ENV_PROFILE = "LLAMACORE_BUILD_PROFILE"
 ENV_BACKENDS = "LLAMACORE_BUILD_BACKENDS"
@@ -27,8 +29,9 @@ class BuildConfig:
 
     Args:
         profile: `native` compiles for this machine's CPU; `portable` compiles loadable CPU variants, one of which is
-            chosen at run time, and makes every other back end loadable too.
-        backends: Any of `BACKENDS`; `cpu` is always built.
+            chosen at run time.
+        backends: Any of `BACKENDS`. Those of `BASE_BACKENDS` are always built; each of `ADDON_BACKENDS` becomes a
+            module that loads beside a base of either profile.
         source: A llama.cpp checkout instead of the pinned source.
         allow_unpinned: Accept a `source` that is not the pinned version.
         jobs: Compiler processes at once; None chooses from cores and memory.
@@ -39,7 +42,7 @@ class BuildConfig:
     """
 
     profile: str = "native"
-    backends: tuple[str, ...] = ("cpu",)
+    backends: tuple[str, ...] = BASE_BACKENDS
     source: Path | None = None
     allow_unpinned: bool = False
     jobs: int | None = None
@@ -51,7 +54,7 @@ class BuildConfig:
         for backend in self.backends:
             if backend not in BACKENDS:
                 raise BuildError(f"unknown back end {backend!r}", f"use one of {', '.join(BACKENDS)}")
-        object.__setattr__(self, "backends", tuple(b for b in BACKENDS if b == "cpu" or b in self.backends))
+        object.__setattr__(self, "backends", tuple(b for b in BACKENDS if b in (*BASE_BACKENDS, *self.backends)))
         if self.jobs is not None and self.jobs < 1:
             raise BuildError(f"{self.jobs} jobs asked for", "give a number of 1 or more")
         if self.cuda_arch is not None:
@@ -73,7 +76,7 @@ class BuildConfig:
         source = environ.get(ENV_SOURCE)
         return cls(
             profile=environ.get(ENV_PROFILE) or "native",
-            backends=tuple(re.findall(r"[^\s,;]+", environ.get(ENV_BACKENDS) or "cpu")),
+            backends=tuple(re.findall(r"[^\s,;]+", environ.get(ENV_BACKENDS) or "")),
             source=Path(source).resolve() if source else None,
             allow_unpinned=environ.get(ENV_ALLOW_UNPINNED, "0") not in ("", "0"),
             jobs=int(jobs) if jobs else None,
@@ -81,12 +84,12 @@ class BuildConfig:
         )
 
     @property
-    def name(self) -> str:
-        """The build folder's name: builds that differ in what they compile never share one."""
-        return "-".join((self.profile, *self.backends))
+    def addons(self) -> tuple[str, ...]:
+        """The add-ons among the back ends."""
+        return tuple(backend for backend in self.backends if backend in ADDON_BACKENDS)
 
     def cmake_options(self) -> dict[str, str]:
-        """Upstream's CMake options for this build."""
+        """Upstream's CMake options for the base."""
         portable = self.profile == "portable"
         options = {
             "GGML_NATIVE": "OFF" if portable else "ON",
@@ -94,7 +97,5 @@ class BuildConfig:
             "GGML_CPU_ALL_VARIANTS": "ON" if portable else "OFF",
         }
         for backend in BACKENDS:
-            options[f"GGML_{backend.upper()}"] = "ON" if backend in self.backends else "OFF"
-        if self.cuda_arch is not None:
-            options["CMAKE_CUDA_ARCHITECTURES"] = self.cuda_arch.replace(",", ";")
+            options[f"GGML_{backend.upper()}"] = "ON" if backend in BASE_BACKENDS else "OFF"
         return options

@@ -7,12 +7,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from build_support.errors import BuildError
 
 RECORD = "_build.py"
-_PYTHON_FILES = ("__init__.py", "_search.py", "_gate.py")
 
 
 def built_files(package: Path) -> list[Path]:
@@ -20,27 +20,54 @@ def built_files(package: Path) -> list[Path]:
     return sorted([*package.glob("_native.*"), *package.glob(RECORD), *(package / "lib").glob("*")])
 
 
-def stage(cmake: str, build_dir: Path, sys_dir: Path, record: str, stage_dir: Path) -> Path:
+def stage(
+    cmake: str,
+    base_dir: Path,
+    addon_dirs: Sequence[Path],
+    kept: Sequence[Path],
+    sys_dir: Path,
+    record: str,
+    stage_dir: Path,
+) -> Path:
     """Makes a whole `llamacore_sys` of the built files under `stage_dir`, and imports it once.
 
-    The import resolves every symbol and runs the gate, so what passes here can be loaded.
+    The import resolves every symbol and runs the gate, so what passes here can be loaded. Modules of add-ons are not
+    opened, since that may take a driver.
+
+    Args:
+        cmake: The program.
+        base_dir: Build folder of the base.
+        addon_dirs: Build folders of add-ons.
+        kept: Modules of add-ons that were built before.
+        sys_dir: The package's source folder.
+        record: Text of `_build.py`.
+        stage_dir: The folder that receives it.
+
+    Returns:
+        The staged package, built files only.
 
     Raises:
         BuildError: The files could not be copied, or cannot be imported.
     """
     package = stage_dir / "llamacore_sys"
     package.mkdir()
-    command = [cmake, "--install", str(build_dir), "--component", "llamacore", "--prefix", str(package)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode != 0:
-        raise BuildError(
-            f"installing the built files failed: {result.stderr.strip()[-500:]}", "free space or correct permissions"
-        )
+    for build_dir, target in ((base_dir, package), *((path, package / "lib") for path in addon_dirs)):
+        command = [cmake, "--install", str(build_dir), "--component", "llamacore", "--prefix", str(target)]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode != 0:
+            raise BuildError(
+                f"installing the built files failed: {result.stderr.strip()[-500:]}",
+                "free space or correct permissions",
+            )
+    for path in kept:
+        shutil.copy2(path, package / "lib")
     (package / RECORD).write_text(record, encoding="utf-8")
-    for name in _PYTHON_FILES:
-        shutil.copy2(sys_dir / name, package / name)
-    env = {key: value for key, value in os.environ.items() if not key.startswith("LLAMACORE_LIB_DIR")}
-    code = f"import sys; sys.path.insert(0, {str(stage_dir)!r}); import llamacore_sys"
+    python_files = [path for path in sys_dir.glob("*.py") if path.name != RECORD]
+    for path in python_files:
+        shutil.copy2(path, package)
+    env = {key: value for key, value in os.environ.items() if key != "LLAMACORE_LIB_DIR"}
+    env["LLAMACORE_DATA_DIR"] = str(stage_dir / "no-companions")
+    code = f"import sys; sys.path.insert(0, {str(stage_dir)!r}); import llamacore_sys; llamacore_sys.lib"
     result = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
     if result.returncode != 0:
         last = result.stderr.strip().splitlines()[-12:] or [f"exit status {result.returncode}"]
@@ -48,8 +75,8 @@ def stage(cmake: str, build_dir: Path, sys_dir: Path, record: str, stage_dir: Pa
             "the built libraries cannot be imported:\n" + "\n".join(f"    {line}" for line in last),
             "correct the declarations or the shim (undefined symbols are declared, not defined); nothing was installed",
         )
-    for name in _PYTHON_FILES:
-        (package / name).unlink()
+    for path in python_files:
+        (package / path.name).unlink()
     shutil.rmtree(package / "__pycache__", ignore_errors=True)
     return package
 

@@ -30,6 +30,11 @@ _CAUSES = (
         "run again with fewer jobs (`--jobs 1`, or LLAMACORE_BUILD_JOBS=1 for pip)",
     ),
     (
+        r"unsupported (GNU|clang) version",
+        "nvcc does not take this C++ compiler",
+        "name an older one in CUDAHOSTCXX, such as g++-14, and run the command again",
+    ),
+    (
         r"CMAKE_\w+_COMPILER.*(not set|not found|broken)|is not able to compile a simple test program",
         "the compiler does not work",
         "read the log, and repair or reinstall the compiler, or name another in CC and CXX",

@@ -38,8 +38,8 @@ class Libraries:
 
     @property
     def files(self) -> list[Path]:
-        """The libraries that a program can link."""
-        return sorted(p for p in self.folder.glob("lib*") if not p.name.startswith("libggml-cpu-"))
+        """The libraries that a program can link; those with names of ggml's own are modules."""
+        return sorted(self.folder.glob("libllamacore*"))
 
 
 def upstream_source(libraries: Libraries, console: Console | None = None) -> Path:

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from build_support.errors import BuildError
 from build_support.lock import exclusive
 from build_support.package import sweep
 from build_support.pin import Pin
+from build_support.pip import run_pip
 from build_support.process import Console
 
 _STAMP = ".llamacore-complete"
@@ -110,7 +110,7 @@ def sha256_of(path: Path) -> str:
 
 
 def download(pin: Pin, archive: Path, console: Console) -> None:
-    """Downloads the sdist with the user's own pip, so that mirrors, proxies and certificates are the user's.
+    """Downloads the sdist with pip.
 
     Raises:
         BuildError: No pip, no network, no space, or an archive with another hash.
@@ -125,15 +125,9 @@ def download(pin: Pin, archive: Path, console: Console) -> None:
         requirements = Path(folder, "requirements.txt")
         requirements.write_text(pin.requirement + "\n", encoding="ascii")
         log = archive.parent / "download.log"
-        # pip leaves this variable in the environment of the builds it runs; a second pip must not follow it
-        env = {key: value for key, value in os.environ.items() if key != "PIP_BUILD_TRACKER"}
-        command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps"]
-        command += ["--no-binary", pin.sdist_name, "--require-hashes", "--requirement", str(requirements)]
-        command += ["--dest", folder]
-        result = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-        output = result.stdout + result.stderr
-        log.write_text(output, encoding="utf-8")
-        if result.returncode != 0:
+        command = ["download", "--no-deps", "--no-binary", pin.sdist_name, "--require-hashes"]
+        output = run_pip([*command, "--requirement", str(requirements), "--dest", folder], log)
+        if output is not None:
             raise _download_error(output, log, by_hand)
         found = Path(folder, archive.name)
         if not found.exists():

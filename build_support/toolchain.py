@@ -36,17 +36,19 @@ class Toolchain:
 
     def cmake_options(self) -> dict[str, str]:
         """The CMake options that name these tools."""
-        options = {
-            "CMAKE_MAKE_PROGRAM": self.ninja,
-            "CMAKE_BUILD_TYPE": "Release",
+        options = {"CMAKE_MAKE_PROGRAM": self.ninja, "CMAKE_BUILD_TYPE": "Release"}
+        for language in ("C", "CXX", "CUDA"):
+            options[f"CMAKE_{language}_COMPILER_LAUNCHER"] = self.launcher or ""
+        return options
+
+    def extension_options(self) -> dict[str, str]:
+        """The CMake options that say what the extension is compiled against."""
+        return {
             "LLAMACORE_PYTHON_INCLUDE": ";".join(self.python_include),
             "LLAMACORE_PYTHON_LIBRARY": self.python_library or "",
             "LLAMACORE_EXTENSION_FILE": self.extension_file,
             "LLAMACORE_LIMITED_API": "ON" if self.limited_api else "OFF",
         }
-        for language in ("C", "CXX", "CUDA"):
-            options[f"CMAKE_{language}_COMPILER_LAUNCHER"] = self.launcher or ""
-        return options
 
 
 def cmake_version(cmake: str) -> tuple[int, int] | None:
@@ -70,8 +72,8 @@ def missing_tools() -> list[str]:
     return missing
 
 
-def find_toolchain(backends: tuple[str, ...]) -> Toolchain:
-    """Finds every tool that a build with these back ends needs.
+def find_toolchain() -> Toolchain:
+    """Finds every tool that a build of the base needs.
 
     Raises:
         BuildError: One is missing; it says which and how to get it.
@@ -92,14 +94,6 @@ def find_toolchain(backends: tuple[str, ...]) -> Toolchain:
         elif not any(shutil.which(name) for name in names):
             kind = "C" if variable == "CC" else "C++"
             raise BuildError(f"no {kind} compiler: none of {', '.join(names)} is on PATH", _INSTALL_COMPILER)
-    if "cuda" in backends and not (os.environ.get("CUDACXX") or shutil.which("nvcc") or os.environ.get("CUDA_PATH")):
-        raise BuildError(
-            "the CUDA back end was asked for and nvcc is not found", "install the CUDA toolkit and put nvcc on PATH"
-        )
-    if "vulkan" in backends and shutil.which("glslc") is None:
-        raise BuildError(
-            "the Vulkan back end was asked for and glslc is not found", "install the Vulkan SDK and put glslc on PATH"
-        )
     limited_api = not sysconfig.get_config_var("Py_GIL_DISABLED")
     return Toolchain(
         cmake=shutil.which("cmake") or "",

@@ -1,4 +1,5 @@
 #include "guard.h"
+#include "rpc.h"
 #include "watch.h"
 
 #include "llama-ext.h"
@@ -106,7 +107,15 @@ enum llc_status llc_context_new(
     *ctx = nullptr;
     return guarded([&] {
         attn_rot_disabled scope(disable_attn_rot);
+        llc::require_devices(model);
         *ctx = llama_init_from_model(model, *params);
+        try {
+            llc::require_devices(model);
+        } catch (...) {
+            llama_free(*ctx);
+            *ctx = nullptr;
+            throw;
+        }
         return *ctx != nullptr ? LLC_OK : LLC_FAILED;
     });
 }
@@ -146,6 +155,7 @@ enum llc_status llc_decode(
         }
         llc::decode_scope scope(ctx);
         *code = llama_decode(ctx, *batch);
+        scope.computed();
         if (*code != 0) {
             return LLC_FAILED;
         }
@@ -163,6 +173,7 @@ enum llc_status llc_encode(struct llama_context * ctx, const struct llama_batch 
                 " tokens, n_ubatch is " + std::to_string(llama_n_ubatch(ctx)));
         llc::decode_scope scope(ctx);
         *code = llama_encode(ctx, *batch);
+        scope.computed();
         return *code == 0 ? LLC_OK : LLC_FAILED;
     });
 }

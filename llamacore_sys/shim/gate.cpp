@@ -1,6 +1,8 @@
 #include "guard.h"
 
 #include "build-info.h"
+#include "log.h"
+#include "mtmd.h"
 
 #include <cstring>
 
@@ -47,6 +49,8 @@ const char * llc_symbol_path(const char * library) {
         {"llama",     reinterpret_cast<const void *>(&llama_decode)},
         {"ggml",      reinterpret_cast<const void *>(&ggml_backend_load)},
         {"ggml-base", reinterpret_cast<const void *>(&ggml_init)},
+        {"mtmd",      reinterpret_cast<const void *>(&mtmd_default_marker)},
+        {"common",    reinterpret_cast<const void *>(&common_log_main)},
         {"shim",      reinterpret_cast<const void *>(&llc_symbol_path)},
     };
     for (const auto & row : table) {

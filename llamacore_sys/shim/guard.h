@@ -21,6 +21,11 @@ struct invalid_argument : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
+// A device on another machine is gone; what was computed with it is void.
+struct device_lost : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
 // Marks the calling thread as able to unwind out of a failed GGML_ASSERT.
 struct guard_scope {
     guard_scope();
@@ -41,6 +46,8 @@ template <typename Body> enum llc_status guarded(Body && body) noexcept {
         return fail(LLC_ABORTED, e.what());
     } catch (const invalid_argument & e) {
         return fail(LLC_INVALID_ARGUMENT, e.what());
+    } catch (const device_lost & e) {
+        return fail(LLC_DEVICE_LOST, e.what());
     } catch (const std::bad_alloc &) {
         return fail(LLC_OUT_OF_MEMORY, "out of memory");
     } catch (const std::exception & e) {

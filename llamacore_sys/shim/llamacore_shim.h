@@ -43,6 +43,7 @@ enum llc_status {
     LLC_NO_OUTPUT        = 6, /* the row asked for has no logits or embeddings */
     LLC_NO_TOKEN         = 7, /* the sampler chain selected no token */
     LLC_UNAVAILABLE      = 8, /* there is nothing of that kind here */
+    LLC_DEVICE_LOST      = 9, /* the connection to a device on another machine is gone; llc_last_error() says why */
 };
 
 LLC_API const char * llc_last_error(void);
@@ -56,7 +57,10 @@ LLC_API enum llc_status llc_test_throw(int32_t kind, const char * message);
 LLC_API const char * llc_build_version(void);
 LLC_API const char * llc_build_commit(void);
 LLC_API size_t       llc_struct_size(const char * name);   /* 0 = unknown name */
-LLC_API const char * llc_symbol_path(const char * library); /* file that "llama", "ggml", "ggml-base" or "shim" came from */
+/* file that "llama", "ggml", "ggml-base", "mtmd", "common" or "shim" came from */
+LLC_API const char * llc_symbol_path(const char * library);
+/* a name of our libraries that another library defines for the whole process, with its file; empty when there is none */
+LLC_API const char * llc_foreign_symbol(void);
 
 /* log ring */
 
@@ -76,8 +80,17 @@ LLC_API bool     llc_log_read(uint64_t from, struct llc_log_entry * entry, char 
 
 /* loading */
 
-/* loadable back ends are looked for in lib_dir only, and only when none is linked in */
-LLC_API enum llc_status llc_backend_init(const char * lib_dir);
+/* how well a module fits this processor; 0 for not at all, 1 when it does not say; LLC_UNAVAILABLE when it cannot be
+   opened */
+LLC_API enum llc_status llc_backend_score(const char * path, int32_t * score);
+/* opens a module and registers its back end; LLC_UNAVAILABLE with the reason when it cannot be used. The caller has made
+   sure that the file is whole: the loader of Linux crashes on one that was cut off */
+LLC_API enum llc_status llc_backend_load(const char * path, struct ggml_backend_reg ** reg);
+/* once all are loaded: initialises llama.cpp and puts the CPU behind all others */
+LLC_API enum llc_status llc_backend_init(void);
+/* the file that a back end is in */
+LLC_API const char * llc_backend_path(const struct ggml_backend_reg * reg);
+LLC_API enum llc_status llc_device_props(ggml_backend_dev_t device, struct ggml_backend_dev_props * props);
 LLC_API enum llc_status llc_model_load(
         const char ** paths, size_t n_paths, const struct llama_model_params * params, struct llama_model ** model);
 LLC_API enum llc_status llc_model_save(const struct llama_model * model, const char * path);
@@ -102,6 +115,50 @@ LLC_API ggml_backend_dev_t llc_model_device(const struct llama_model * model, in
 LLC_API enum llc_status llc_threadpool_new(int32_t n_threads, struct ggml_threadpool ** pool);
 LLC_API void            llc_threadpool_free(struct ggml_threadpool * pool);
 
+/* fitting to the memory of the devices, without loading weights */
+
+struct llc_fit_extra { /* a second model on the same devices; its context is as large as the first one's */
+    const char *                  path;
+    struct llama_model_params *   model;
+    struct llama_context_params * context;
+    bool                          shares_model; /* it is the same file: its weights count once */
+};
+
+struct llc_fit_memory {
+    ggml_backend_dev_t device; /* NULL: the host */
+    int64_t            total;
+    int64_t            free;
+    size_t             model;
+    size_t             context;
+    size_t             compute;
+};
+
+/* changes what is at its default in *model, and the size of *context if that is 0; split has llama_max_devices() numbers,
+   overrides llama_max_tensor_buft_overrides(), margins one for each device; patterns in overrides live forever.
+   LLC_FAILED: no way was found, llc_last_error() says why; *outcome is 0 done, 1 no way, 2 an error */
+LLC_API enum llc_status llc_fit(
+        const char * path, struct llama_model_params * model, struct llama_context_params * context, float * split,
+        struct llama_model_tensor_buft_override * overrides, size_t * margins, uint32_t n_ctx_min,
+        const struct llc_fit_extra * extra, int32_t * outcome);
+/* fills at most capacity rows, the host last; returns the number there are */
+LLC_API enum llc_status llc_fit_measure(
+        const char * path, const struct llama_model_params * model, const struct llama_context_params * context,
+        struct llc_fit_memory * rows, size_t capacity, size_t * count);
+
+/* devices on other machines (RPC) */
+
+LLC_API bool llc_rpc_available(void);
+/* asks the server, and hands out its devices, at most capacity; the same ones again while it is not lost */
+LLC_API enum llc_status llc_rpc_add_server(
+        const char * host, const char * port, int32_t timeout_ms, ggml_backend_dev_t * found, size_t capacity,
+        size_t * count);
+LLC_API void         llc_rpc_lose_server(const char * host, const char * port, const char * reason);
+LLC_API size_t       llc_rpc_devices(ggml_backend_dev_t * found, size_t capacity); /* all that were handed out */
+LLC_API const char * llc_rpc_endpoint(ggml_backend_dev_t device); /* "host:port" of its server; NULL: it is none of those */
+LLC_API const char * llc_rpc_lost(ggml_backend_dev_t device);     /* why its server is lost; NULL: it is not */
+/* serves until it fails; prints to stdout what happens */
+LLC_API enum llc_status llc_rpc_serve(
+        const char * endpoint, const char * cache_dir, size_t n_threads, size_t n_served, ggml_backend_dev_t * served);
 /* context */
 
 LLC_API enum llc_status llc_context_new(

@@ -39,6 +39,7 @@ ring_state & ring() {
 }
 
 thread_local ggml_log_level level_before_cont = GGML_LOG_LEVEL_INFO;
+thread_local int            quiet_below       = GGML_LOG_LEVEL_NONE;
 
 void on_log(ggml_log_level level, const char * text, void *) {
     llc::log_line(level, text);
@@ -56,7 +57,8 @@ void log_line(ggml_log_level level, const char * text) noexcept {
         level_before_cont = level;
     }
     auto & r = ring();
-    if (text == nullptr || static_cast<int>(level) < r.min_level.load(std::memory_order_relaxed)) {
+    if (text == nullptr || static_cast<int>(level) < r.min_level.load(std::memory_order_relaxed) ||
+        static_cast<int>(level) < quiet_below) {
         return;
     }
     try {
@@ -80,6 +82,14 @@ void log_line(ggml_log_level level, const char * text) noexcept {
     } catch (...) {
         // a log line is not worth an error
     }
+}
+
+quiet_scope::quiet_scope(ggml_log_level level) : before_(quiet_below) {
+    quiet_below = level;
+}
+
+quiet_scope::~quiet_scope() {
+    quiet_below = before_;
 }
 
 } // namespace llc

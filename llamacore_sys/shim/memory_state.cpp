@@ -1,4 +1,5 @@
 #include "guard.h"
+#include "rpc.h"
 
 #include "llama-context.h"
 
@@ -66,6 +67,7 @@ enum llc_status llc_state_get(
         apply_pending(ctx);
         *written = seq < 0 ? llama_state_get_data(ctx, data, capacity)
                            : llama_state_seq_get_data_ext(ctx, data, capacity, seq, flags);
+        llc::require_devices(llama_get_model(ctx));
         return *written > 0 ? LLC_OK : LLC_FAILED;
     });
 }
@@ -76,6 +78,7 @@ enum llc_status llc_state_set(
     return guarded([&] {
         *read = seq < 0 ? llama_state_set_data(ctx, data, size)
                         : llama_state_seq_set_data_ext(ctx, data, size, seq, flags);
+        llc::require_devices(llama_get_model(ctx));
         return *read > 0 ? LLC_OK : LLC_FAILED;
     });
 }
@@ -86,6 +89,7 @@ enum llc_status llc_state_save_file(
         apply_pending(ctx);
         const bool done = seq < 0 ? llama_state_save_file(ctx, path, tokens, n_tokens)
                                   : llama_state_seq_save_file(ctx, path, seq, tokens, n_tokens) > 0;
+        llc::require_devices(llama_get_model(ctx));
         return done ? LLC_OK : LLC_FAILED;
     });
 }

@@ -1,5 +1,6 @@
 #include "guard.h"
 #include "pool_work.h"
+#include "rpc.h"
 
 #include "common.h"
 #include "ggml-cpu.h"
@@ -13,26 +14,25 @@
 
 using llc::guarded;
 
-enum llc_status llc_backend_init(const char * lib_dir) {
-    return guarded([&] {
-        if (ggml_backend_reg_count() == 0) {
-            ggml_backend_load_all_from_path(lib_dir);
-        }
-        if (ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU) == nullptr) {
-            throw std::runtime_error(std::string("no CPU back end was found in ") + (lib_dir ? lib_dir : "(null)"));
-        }
-        llama_backend_init();
-        return LLC_OK;
-    });
-}
-
 enum llc_status llc_model_load(
         const char ** paths, size_t n_paths, const struct llama_model_params * params, struct llama_model ** model) {
     *model = nullptr;
     return guarded([&] {
+        llc::require_devices(params->devices);
         *model = n_paths == 1 ? llama_model_load_from_file(paths[0], *params)
                               : llama_model_load_from_splits(paths, n_paths, *params);
-        return *model != nullptr ? LLC_OK : LLC_FAILED;
+        try {
+            llc::require_devices(params->devices); // of what was loaded while a server went away nothing can be trusted
+        } catch (...) {
+            llama_model_free(*model);
+            *model = nullptr;
+            throw;
+        }
+        if (*model == nullptr) {
+            return LLC_FAILED;
+        }
+        llc::remember_split(*model, params->devices);
+        return LLC_OK;
     });
 }
 

@@ -142,6 +142,7 @@ enum llc_status llc_mtmd_decode(
             *code = mtmd_helper_decode_image_chunk(
                     mtmd, ctx, chunk, const_cast<float *>(embd), n_past, seq, n_batch, new_n_past, nullptr, nullptr);
         }
+        computing.computed();
         return *code == 0 ? LLC_OK : LLC_FAILED;
     });
 }

@@ -345,7 +345,10 @@ enum llc_status llc_spec_process(struct llc_spec * spec, const struct llama_batc
         take_rows(*spec, *batch, n_rows);
         spec->on_tgt->sound = false; // once is enough
         ++spec->stats.n_process;
-        if (!common_speculative_process(spec->upstream.get(), spec->batch)) {
+        const llc::device_scope drafting(spec->dft);
+        const bool              processed = common_speculative_process(spec->upstream.get(), spec->batch);
+        drafting.finish(spec->dft);
+        if (!processed) {
             return llc::fail(LLC_FAILED, "the draft context could not decode the batch");
         }
         for (int32_t row = 0, start = 0; row < n_rows; ++row) {
@@ -387,7 +390,9 @@ enum llc_status llc_spec_draft(
                 ask(*spec, on);
             }
         }
+        const llc::device_scope drafting(spec->dft);
         common_speculative_draft(spec->upstream.get());
+        drafting.finish(spec->dft);
         for (size_t k = 0; k < n; ++k) {
             collect(*spec, wishes[k], out_tokens + k * stride, out_counts[k]);
         }

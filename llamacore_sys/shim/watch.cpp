@@ -47,7 +47,7 @@ void require_unwatched(const struct llama_context * ctx, const char * what, bool
     }
 }
 
-decode_scope::decode_scope(const struct llama_context * ctx) : on_(find(ctx)) {
+decode_scope::decode_scope(struct llama_context * ctx) : ctx_(ctx), devices_(ctx), on_(find(ctx)) {
     if (on_ != nullptr) {
         on_->computing.lock();
         on_->sound = false;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "llama.h"
+#include "rpc.h"
 
 #include <memory>
 #include <mutex>
@@ -28,17 +29,21 @@ void                     unwatch(const struct llama_context * ctx) noexcept;
 // Throws invalid_argument when a session relies on the setting `what` of the context, a draft context if `drafts`.
 void require_unwatched(const struct llama_context * ctx, const char * what, bool drafts = false);
 
-// Around everything that decodes with a context; costs one load of an atomic number while there is no session.
+// Around everything that decodes with a context; costs two loads of atomic numbers while there is neither a session nor
+// a device on another machine.
 class decode_scope {
   public:
-    explicit decode_scope(const struct llama_context * ctx);
+    explicit decode_scope(struct llama_context * ctx); // throws device_lost
     ~decode_scope();
     decode_scope(const decode_scope &)             = delete;
     decode_scope & operator=(const decode_scope &) = delete;
 
-    void done(const struct llama_batch & batch); // it succeeded
+    void computed() const { devices_.finish(ctx_); } // throws device_lost
+    void done(const struct llama_batch & batch);     // it succeeded
 
   private:
+    struct llama_context *   ctx_;
+    device_scope             devices_;
     std::shared_ptr<watched> on_;
 };
 

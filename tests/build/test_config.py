@@ -16,21 +16,17 @@ def test_the_profile_sets_the_cpu(profile: str, native: str, loadable: str):
     assert options["GGML_CPU_ALL_VARIANTS"] == loadable
 
 
-@pytest.mark.parametrize("backend", ["cuda", "vulkan", "rpc"])
-def test_a_back_end_reaches_cmake_and_names_the_build(backend: str):
-    config = BuildConfig(backends=(backend,))
-    on = {key for key, value in config.cmake_options().items() if value == "ON"}
-    assert on == {"GGML_NATIVE", "GGML_CPU", f"GGML_{backend.upper()}"}
-    assert config.name == f"native-cpu-{backend}"
+def test_the_base_has_the_same_back_ends_whatever_add_ons_are_asked_for():
+    plain, more = BuildConfig(), BuildConfig(backends=("vulkan", "cuda", "vulkan"))
+    assert plain.cmake_options() == more.cmake_options()
+    on = {key for key, value in plain.cmake_options().items() if value == "ON"}
+    assert on == {"GGML_NATIVE", "GGML_CPU", "GGML_RPC"}
+    assert plain.addons == ()
+    assert more.addons == ("cuda", "vulkan")
 
 
 def test_back_ends_have_one_order_and_no_repeats():
-    assert BuildConfig(backends=("rpc", "cuda", "rpc")) == BuildConfig(backends=("cuda", "cpu", "rpc"))
-
-
-def test_cuda_architectures_reach_cmake():
-    config = BuildConfig(backends=("cuda",), cuda_arch="80,90a-real")
-    assert config.cmake_options()["CMAKE_CUDA_ARCHITECTURES"] == "80;90a-real"
+    assert BuildConfig(backends=("blas", "cuda", "rpc", "cuda")) == BuildConfig(backends=("cuda", "cpu", "blas"))
 
 
 @pytest.mark.parametrize(
@@ -51,7 +47,7 @@ def test_bad_values_are_named(bad: dict, message: str):
 def test_pip_builds_what_the_environment_says():
     environ = {
         "LLAMACORE_BUILD_PROFILE": "portable",
-        "LLAMACORE_BUILD_BACKENDS": "cuda, rpc",
+        "LLAMACORE_BUILD_BACKENDS": "blas, cuda",
         "LLAMACORE_BUILD_JOBS": "3",
         "LLAMACORE_BUILD_CUDA_ARCH": "90",
         "LLAMACORE_BUILD_ALLOW_UNPINNED": "1",
@@ -67,7 +63,7 @@ def test_pip_builds_what_the_environment_says():
         str(config.source),
     ) == (
         "portable",
-        ("cpu", "cuda", "rpc"),
+        ("cpu", "rpc", "cuda", "blas"),
         3,
         "90",
         True,
@@ -90,7 +86,7 @@ def test_config_settings_of_pip_are_the_same_options(monkeypatch: pytest.MonkeyP
 
     for name in ("PROFILE", "BACKENDS"):
         monkeypatch.setenv(f"LLAMACORE_BUILD_{name}", "")
-    assert _apply({"profile": "portable", "backend": ["cuda", "rpc"], "editable_mode": "strict"}) == {
+    assert _apply({"profile": "portable", "backend": ["cuda", "blas"], "editable_mode": "strict"}) == {
         "editable_mode": "strict"
     }
-    assert BuildConfig.from_environment() == BuildConfig(profile="portable", backends=("cuda", "rpc"))
+    assert BuildConfig.from_environment() == BuildConfig(profile="portable", backends=("cuda", "blas"))

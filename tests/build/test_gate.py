@@ -16,7 +16,7 @@ import llamacore_sys
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the file names are those of Linux")
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
-IMPORT = "import llamacore_sys"
+IMPORT = "import llamacore_sys; llamacore_sys.lib"
 
 
 @pytest.fixture
@@ -63,9 +63,9 @@ def test_nothing_is_exported_into_the_global_symbol_space(run_python: Run):
 
 
 def test_a_folder_in_the_environment_is_used(run_python: Run, lib_copy: Path):
-    code = f"{IMPORT} as s; print(s.lib_dir); print(s.ffi.string(s.lib.llc_symbol_path(b'llama')).decode())"
+    code = "import llamacore_sys as s; print(s.lib_dir, s.ffi.string(s.lib.llc_symbol_path(b'llama')).decode())"
     result = run_python(code, LLAMACORE_LIB_DIR=str(lib_copy))
-    assert result.stdout.splitlines() == [str(lib_copy), str(lib_copy / "libllama.so.0")], result.stderr
+    assert result.stdout == f"{lib_copy} {lib_copy / 'libllamacore-llama.so.0'}\n", result.stderr
 
 
 def test_a_folder_that_is_not_there_is_named(run_python: Run, tmp_path: Path):
@@ -77,8 +77,36 @@ def test_an_empty_folder_is_named_with_what_it_lacks(run_python: Run, tmp_path: 
     (tmp_path / "empty").mkdir()
     message = refusal(run_python(IMPORT, LLAMACORE_LIB_DIR=str(tmp_path / "empty")))
     assert f"cannot be loaded from {tmp_path / 'empty'} (LLAMACORE_LIB_DIR=" in message
-    assert "libggml-base.so.0: cannot open shared object file" in message
+    assert f"{tmp_path / 'empty' / 'libllamacore-ggml-base.so.0'} is missing" in message
     assert "unset LLAMACORE_LIB_DIR" in message
+
+
+@pytest.mark.parametrize("name", ["libllamacore-ggml-base.so.0", "libllamacore-llama.so.0", "libllamacore_shim.so"])
+def test_a_library_that_was_cut_off_is_named(name: str, run_python: Run, lib_copy: Path):
+    """The loader would read what is not there and end the process."""
+    path = lib_copy / name
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    message = refusal(run_python(IMPORT, LLAMACORE_LIB_DIR=str(lib_copy)))
+    assert f"{path} is cut off" in message
+
+
+def test_a_set_folder_in_the_environment_stands_for_its_lib_folder(run_python: Run, lib_copy: Path, tmp_path: Path):
+    lib_copy.rename(tmp_path / "lib")
+    (tmp_path / "companion.json").write_text("{}")
+    result = run_python(f"{IMPORT}; print(llamacore_sys.lib_dir)", LLAMACORE_LIB_DIR=str(tmp_path))
+    assert result.stdout == f"{tmp_path / 'lib'}\n", result.stderr
+
+
+def test_what_is_installed_can_be_told_of_a_broken_installation(run_python: Run, tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    code = "import llamacore_sys as s; from llamacore_sys import _build, _modules, _platform; print(*s.UPSTREAM)"
+    result = run_python(code, LLAMACORE_LIB_DIR=str(tmp_path / "empty"))
+    assert result.stdout.split() == list(llamacore_sys.UPSTREAM), result.stderr
+
+
+def test_the_sizes_of_structs_can_be_asked(run_python: Run):
+    code = "from llamacore_sys._gate import struct_sizes; print(struct_sizes()['llama_batch'])"
+    assert int(run_python(code).stdout) == llamacore_sys.ffi.sizeof("struct llama_batch")
 
 
 def test_libraries_of_another_commit_are_refused(run_python: Run, lib_copy: Path):
@@ -95,7 +123,7 @@ def test_libraries_of_another_commit_are_refused(run_python: Run, lib_copy: Path
 
 def test_libraries_of_another_version_are_refused(run_python: Run, lib_copy: Path):
     version = llamacore_sys.UPSTREAM.version.encode()
-    patch(lib_copy / "libllama.so.0", version + b"\0", b"9" + version[1:] + b"\0")
+    patch(lib_copy / "libllamacore-llama.so.0", version + b"\0", b"9" + version[1:] + b"\0")
     message = refusal(run_python(IMPORT, LLAMACORE_LIB_DIR=str(lib_copy)))
     assert f"version 9{version[1:].decode()}, compiled for {version.decode()}" in message
 
@@ -126,9 +154,9 @@ def test_a_missing_function_is_named(run_python: Run, lib_copy: Path):
 
 
 def test_a_second_llama_cpp_in_the_process_is_refused(run_python: Run, lib_copy: Path):
-    code = f"import ctypes; ctypes.CDLL({str(lib_copy / 'libggml-base.so.0')!r}); {IMPORT}"
-    message = refusal(run_python(code))
-    assert f"ggml-base was loaded from {lib_copy / 'libggml-base.so.0'}, not from {llamacore_sys.lib_dir}" in message
+    other = lib_copy / "libllamacore-ggml-base.so.0"
+    message = refusal(run_python(f"import ctypes; ctypes.CDLL({str(other)!r}); {IMPORT}"))
+    assert f"ggml-base was loaded from {other}, not from {llamacore_sys.lib_dir}" in message
     assert "import llamacore first" in message
 
 
