@@ -57,15 +57,18 @@ _HOME = {
     "llamacore.core.state": ("StateFlags",),
     "llamacore.core.adapters": ("LoraAdapter",),
     "llamacore.core.capture": ("TensorCapture",),
+    "llamacore.core.fit": ("Fit", "FitExtra", "FitParams", "fit"),
+    "llamacore.core.rpc": ("add_rpc_server", "disconnect_rpc_server"),
     "llamacore.core.control_vector": ("ControlVector",),
     "llamacore.core.tap": ("LayerTap",),
     "llamacore.core.quantize": ("Ftype", "QuantizeParams", "quantize"),
     "llamacore.errors": (
-        "AbortedError", "AdapterError", "BrokenError", "BusyError", "ClosedError", "ContextError", "ContextFullError",
-        "DecodeError", "GrammarError", "IncompleteOutputError", "InvalidArgumentError", "InvalidModelError",
-        "LlamaCoreError", "LoadCancelledError", "ModelLoadError", "ModelNotFoundError", "NativeError",
-        "NoKvSlotError", "OutOfMemoryError", "OutOfRangeError", "OutputError", "QuantizeError", "QueueFullError",
-        "SamplingError", "StateError", "StructuredOutputError", "TemplateError", "ToolError", "UnsupportedError",
+        "AbortedError", "AdapterError", "BrokenError", "BusyError", "ClosedError", "CompanionError", "ContextError",
+        "ContextFullError", "DamagedSetError", "DecodeError", "DownloadError", "GrammarError", "IncompatibleSetError",
+        "IncompleteOutputError", "InvalidArgumentError", "InvalidModelError", "LlamaCoreError", "LoadCancelledError",
+        "ModelLoadError", "ModelNotFoundError", "NativeError", "NoKvSlotError", "OutOfMemoryError", "OutOfRangeError",
+        "OutputError", "PlatformNotPublishedError", "QuantizeError", "QueueFullError", "RpcError", "SamplingError",
+        "StateError", "StructuredOutputError", "TemplateError", "ToolError", "UnsupportedError",
     ),
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
@@ -97,10 +100,16 @@ if TYPE_CHECKING:
     from .core.capture import TensorCapture as TensorCapture
     from .core.context import Context as Context
     from .core.control_vector import ControlVector as ControlVector
+    from .core.fit import Fit as Fit
+    from .core.fit import FitExtra as FitExtra
+    from .core.fit import FitParams as FitParams
+    from .core.fit import fit as fit
     from .core.model import Model as Model
     from .core.quantize import Ftype as Ftype
     from .core.quantize import QuantizeParams as QuantizeParams
     from .core.quantize import quantize as quantize
+    from .core.rpc import add_rpc_server as add_rpc_server
+    from .core.rpc import disconnect_rpc_server as disconnect_rpc_server
     from .core.sampler import Sampler as Sampler
     from .core.speculative import MtpSession as MtpSession
     from .core.speculative import MtpSessionConfig as MtpSessionConfig

@@ -27,6 +27,12 @@ LlamaCoreError
 │   └── QueueFullError                             as many requests are waiting as may wait
 ├── ContextFullError          (RuntimeError)       a text does not fit into the context any more
 ├── BrokenError               (RuntimeError)       a native assertion failed in it: only close() is left
+├── CompanionError            (RuntimeError)       a companion set cannot be installed or used
+│   ├── DownloadError         (OSError)            it could not be fetched
+│   ├── DamagedSetError       (ValueError)         it is not what its hashes say, or no companion set at all
+│   └── IncompatibleSetError                       it is for another platform, llama.cpp or system
+│       └── PlatformNotPublishedError              a release has nothing for this platform
+├── RpcError                  (ConnectionError)    a device on another machine cannot be reached, or was lost
 ├── OutOfMemoryError          (MemoryError)        native memory ran out
 └── NativeError               (RuntimeError)       an unforeseen exception of the native code
 """
@@ -177,6 +183,30 @@ class ContextFullError(LlamaCoreError, RuntimeError):
 
 class BrokenError(LlamaCoreError, RuntimeError):
     """A native assertion failed in this object earlier; it can only be closed."""
+
+
+class CompanionError(LlamaCoreError, RuntimeError):
+    """A companion set of libraries cannot be installed or used; what was there before is unchanged."""
+
+
+class DownloadError(CompanionError, OSError):
+    """A companion set could not be fetched; trying again goes on where it stopped."""
+
+
+class DamagedSetError(CompanionError, ValueError):
+    """An archive or a folder is not what its hashes say, or is no companion set at all."""
+
+
+class IncompatibleSetError(CompanionError):
+    """A companion set is sound but made for another platform, llama.cpp, llamacore or C library."""
+
+
+class PlatformNotPublishedError(IncompatibleSetError):
+    """A release has nothing for this platform; the message lists what it has."""
+
+
+class RpcError(LlamaCoreError, ConnectionError):
+    """A server that offers its devices cannot be reached, speaks another protocol, or was lost while it was used."""
 
 
 class OutOfMemoryError(LlamaCoreError, MemoryError):

@@ -2,8 +2,71 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Any
+
+import typer
+
 from llamacore.errors import InvalidArgumentError
-from llamacore.params import GpuLayers
+from llamacore.params import FlashAttn, GpuLayers
+
+_PANEL = "Devices"
+
+GpuLayersOption = Annotated[
+    str | None,
+    typer.Option(
+        "-ngl", "--gpu-layers", help="Layers on devices: a number, 'all' or 'none'; default: as many as fit.",
+        rich_help_panel=_PANEL, show_default=False,
+    ),
+]  # fmt: skip
+DeviceNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-dev", "--device", help="Device to use (repeat), as `llamacore devices` lists them; 'none' for the CPU alone.",
+        rich_help_panel=_PANEL, show_default=False,
+    ),
+]  # fmt: skip
+SplitModeOption = Annotated[
+    str | None,
+    typer.Option(
+        "-sm", "--split-mode", help="How several devices share a model: none, layer, row or tensor.",
+        rich_help_panel=_PANEL, show_default=False,
+    ),
+]  # fmt: skip
+MainGpu = Annotated[
+    int | None,
+    typer.Option(
+        "-mg", "--main-gpu", help="Number of the device to use with --split-mode none.",
+        rich_help_panel=_PANEL, show_default=False,
+    ),
+]  # fmt: skip
+TensorSplit = Annotated[
+    str | None,
+    typer.Option(
+        "-ts", "--tensor-split", help="Share of the model for each device, such as 3,1; default: by free memory.",
+        rich_help_panel=_PANEL, show_default=False,
+    ),
+]  # fmt: skip
+FlashAttnOption = Annotated[
+    str | None,
+    typer.Option(
+        "-fa", "--flash-attn", help="Flash attention: on, off or auto.", rich_help_panel=_PANEL, show_default=False
+    ),
+]
+Rpc = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--rpc", help="RPC server host:port whose devices are used too (repeat).",
+        rich_help_panel=_PANEL, show_default=False,
+    ),
+]  # fmt: skip
+
+_FLASH_ATTN: dict[str, FlashAttn] = {
+    "on": "enabled",
+    "off": "disabled",
+    "auto": "auto",
+    "enabled": "enabled",
+    "disabled": "disabled",
+}
 
 
 def gpu_layers_of(value: str | None) -> GpuLayers | None:
@@ -18,3 +81,40 @@ def gpu_layers_of(value: str | None) -> GpuLayers | None:
         return int(value)
     except ValueError:
         raise InvalidArgumentError(f"--gpu-layers {value}", hint="give a number, 'all' or 'none'") from None
+
+
+def device_options(
+    *, gpu_layers: str | None, device: list[str] | None, split_mode: str | None, main_gpu: int | None,
+    tensor_split: str | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Return the fields of `ModelParams` that the options give.
+
+    Raises:
+        InvalidArgumentError: A value is of another form.
+    """
+    found = {
+        "n_gpu_layers": gpu_layers_of(gpu_layers),
+        "devices": [] if device == ["none"] else device,
+        "split_mode": split_mode,
+        "main_gpu": main_gpu,
+        "tensor_split": None if tensor_split is None else _shares(tensor_split),
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def flash_attn_of(value: str | None) -> FlashAttn | None:
+    """Return the value of --flash-attn in the words of `ContextParams`.
+
+    Raises:
+        InvalidArgumentError: It is none of the words.
+    """
+    if value is not None and value not in _FLASH_ATTN:
+        raise InvalidArgumentError(f"--flash-attn {value}", hint="give on, off or auto")
+    return None if value is None else _FLASH_ATTN[value]
+
+
+def _shares(value: str) -> list[float]:
+    try:
+        return [float(share) for share in value.replace("/", ",").split(",")]
+    except ValueError:
+        raise InvalidArgumentError(f"--tensor-split {value}", hint="give numbers, such as 3,1") from None

@@ -27,7 +27,7 @@ def reported() -> Iterator[None]:
         # whoever read our output has gone; Python would complain again when it flushes stdout at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(_EXIT_BROKEN_PIPE) from None
-    except (LlamaCoreError, OSError, MemoryError, UnicodeError) as exc:
+    except (LlamaCoreError, ImportError, OSError, MemoryError, UnicodeError) as exc:
         if os.environ.get("LLAMACORE_DEBUG") == "1":
             raise
         typer.echo("llamacore: " + " ".join(str(exc).split()), err=True)

@@ -24,6 +24,8 @@ from ._devices import gpu_layers_of
 from ._errors import reported
 from ._terminal import loading_progress, note
 
+app = typer.Typer(help="Measure a model on this machine.", no_args_is_help=True)
+
 PROMPTS = tuple(f"Tell me {mood} story." for mood in ("a happy", "a sad", "an angry", "a calm"))
 BASELINE = "plain"
 
@@ -81,6 +83,7 @@ class Result:
     failure: str | None
 
 
+@app.command()
 def spec(
     model: Annotated[Path | None, typer.Argument(help="GGUF file; default: the bundled demo model.")] = None,
     draft_model: Annotated[

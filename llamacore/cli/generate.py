@@ -18,9 +18,9 @@ from llamacore.errors import InvalidArgumentError
 from llamacore.hub import demo_model_path
 from llamacore.llama import Llama
 
+from . import _devices as dev
 from . import _sampling as opt
 from . import _speculation as spec_opt
-from ._devices import gpu_layers_of
 from ._errors import EXIT_INTERRUPTED, reported
 from ._terminal import loading_progress, note
 
@@ -74,16 +74,13 @@ def generate(
             show_default=False,
         ),
     ] = None,
-    gpu_layers: Annotated[
-        str | None,
-        typer.Option(
-            "-ngl",
-            "--gpu-layers",
-            help="Layers on the GPU: a number, 'all' or 'none'.",
-            rich_help_panel=_MODEL_PANEL,
-            show_default=False,
-        ),
-    ] = None,
+    gpu_layers: dev.GpuLayersOption = None,
+    device: dev.DeviceNames = None,
+    split_mode: dev.SplitModeOption = None,
+    main_gpu: dev.MainGpu = None,
+    tensor_split: dev.TensorSplit = None,
+    flash_attn: dev.FlashAttnOption = None,
+    rpc: dev.Rpc = None,
     json_output: Annotated[
         bool,
         typer.Option(
@@ -154,9 +151,12 @@ def generate(
             )
         if model is None:
             note(f"no --model given: using the bundled demo model {demo_model_path().name}", quiet=quiet)
+        on = dev.device_options(
+            gpu_layers=gpu_layers, device=device, split_mode=split_mode, main_gpu=main_gpu, tensor_split=tensor_split
+        )
         llama = Llama(
-            model, n_gpu_layers=gpu_layers_of(gpu_layers), n_threads=threads,
-            n_parallel=1, n_ctx=ctx_size, speculative=way, progress=loading_progress(quiet),
+            model, n_threads=threads, n_parallel=1, n_ctx=ctx_size, flash_attn=dev.flash_attn_of(flash_attn), rpc=rpc,
+            speculative=way, progress=loading_progress(quiet), **on,
         )  # fmt: skip
         with llama:
             use_template = not raw and llama.model.chat_template() is not None

@@ -1,4 +1,4 @@
-"""The one door to the native libraries: the only module of the package that imports `llamacore_sys`.
+"""The one door to the native libraries. What is installed can be told without opening it: `installation.py`.
 
 Everything native is untyped (`Any`) by nature; it stops here and in the `core` modules that own a handle.
 """

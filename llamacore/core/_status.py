@@ -35,8 +35,18 @@ def raise_status(
         if issubclass(error, errors.InvalidArgumentError):
             raise error(message, hint=hint)
         raise errors.InvalidArgumentError(message, hint=hint)
+    if status == lib.LLC_DEVICE_LOST:
+        raise errors.RpcError(
+            message, hint="close what uses it, call add_rpc_server() again and load the model anew", native_log=lines
+        )
     if status == lib.LLC_OUT_OF_MEMORY:
         raise errors.OutOfMemoryError(
             f"{what}: out of memory", hint="use a smaller model, context or batch", native_log=lines
         )
     raise error(message, hint=hint, native_log=[line for line in lines if line != reason])
+
+
+def ran_out_of_memory(mark: int) -> bool:
+    """Whether the calling thread's native log since `mark` tells of an allocation that failed."""
+    signs = ("failed to allocate", "bad_alloc", "insufficient memory")
+    return any(sign in line for line in log.problems_since(mark) for sign in signs)

@@ -18,14 +18,14 @@ from ..errors import (
     UnsupportedError,
 )
 from ..params import ContextParams
-from . import _enums, adapters, log
+from . import _enums, adapters, backend, log
 from ._batch_check import require_sound
 from ._context_params import native_context_params
 from ._handle import Handle
 from ._inner_values import InnerValueReader
-from ._native import ffi, lib, text
+from ._native import ffi, lib
 from ._rollback import Rollback
-from ._status import raise_status
+from ._status import raise_status, ran_out_of_memory
 from ._threads import ThreadPools
 from .batch import Batch
 from .measure import MemoryUse, PerfData
@@ -138,9 +138,7 @@ class Context(InnerValueReader):
             if status != lib.LLC_OK:
                 pools.free()
                 what = f"creating a context of n_ctx={params.n_ctx or int(native.n_ctx) or model.n_ctx_train} tokens"
-                if any(
-                    sign in line for line in log.problems_since(mark) for sign in ("failed to allocate", "bad_alloc")
-                ):
+                if status != lib.LLC_DEVICE_LOST and ran_out_of_memory(mark):
                     raise_status(lib.LLC_OUT_OF_MEMORY, what, OutOfMemoryError, mark=mark)
                 raise_status(status, what, ContextError, mark=mark, hint="check the parameters, or use a smaller n_ctx")
             pools.attach(out[0])
@@ -421,7 +419,7 @@ class Context(InnerValueReader):
         if status != lib.LLC_OK:
             raise_status(status, "measuring memory", NativeError)
         return [
-            MemoryUse(text(lib.ggml_backend_buft_name(row.buft)), int(row.model), int(row.context), int(row.compute))
+            MemoryUse(backend.buffer_type_name(row.buft), int(row.model), int(row.context), int(row.compute))
             for row in list(rows)[: count[0]]
         ]
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .. import gguf
 from ..errors import InvalidArgumentError, LoadCancelledError, ModelLoadError, ModelNotFoundError, UnsupportedError
 from ..params import ContextParams, ModelParams, StrPath, merge
-from . import _enums, backend, kv_override, log
+from . import _enums, backend, log
 from ._handle import SharedHandle, unowned_call
+from ._model_params import native_model_params
 from ._native import ffi, lib, path_bytes, text
 from ._status import raise_status
 from .metadata import Metadata, read_metadata, read_string
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from .context import Context
 
 Progress = Callable[[float], bool | None]
-_MAX_PATTERN_BYTES = 2048  # the C++ library recurses once for each character of a pattern
 
 
 class _ProgressState:
@@ -45,78 +45,6 @@ def _on_progress(progress: float, user_data: Any) -> bool:
         state.error = exc
         return False
     return not state.cancelled
-
-
-def _native_params(params: ModelParams) -> tuple[Any, list[Any]]:
-    """Fill a `llama_model_params`; the second value must live as long as the model."""
-    native = ffi.new("struct llama_model_params *", lib.llama_model_default_params())
-    if params.no_alloc:
-        if params.load_mode not in (None, "none"):
-            raise InvalidArgumentError(f"no_alloc with load_mode={params.load_mode!r}", hint="leave load_mode out")
-        native.load_mode = _enums.value("load_mode", "none")  # upstream asserts on mapping what is not to be allocated
-    keep: list[Any] = []
-    for name in ("main_gpu", "vocab_only", "check_tensors", "use_extra_bufts", "no_host", "no_alloc", "load_mtp"):
-        value = getattr(params, name)
-        if value is not None:
-            setattr(native, name, value)
-    for name in ("split_mode", "load_mode", "lazy_mode"):
-        value = getattr(params, name)
-        if value is not None:
-            setattr(native, name, _enums.value(name, value))
-    if params.n_gpu_layers is not None:
-        layers = params.n_gpu_layers
-        native.n_gpu_layers = -1 if layers == "all" else 0 if layers == "none" else layers
-    if params.devices is not None:
-        known = backend.device_handles()
-        for device in params.devices:
-            if device not in known:
-                raise InvalidArgumentError(f"there is no device {device!r}", hint="devices here: " + ", ".join(known))
-        devices = ffi.new("ggml_backend_dev_t[]", [known[device] for device in params.devices] + [ffi.NULL])
-        keep.append(devices)
-        native.devices = devices
-    if params.tensor_split is not None:
-        limit = backend.limits()["devices"]
-        if len(params.tensor_split) > limit:
-            raise InvalidArgumentError(f"tensor_split has {len(params.tensor_split)} shares", hint=f"at most {limit}")
-        split = ffi.new("float[]", list(params.tensor_split) + [0.0] * (limit - len(params.tensor_split)))
-        keep.append(split)
-        native.tensor_split = split
-    if params.tensor_overrides:
-        native.tensor_buft_overrides = _tensor_overrides(params.tensor_overrides, keep)
-    if params.kv_overrides:
-        overrides, alive = kv_override.native(params.kv_overrides)
-        keep += [overrides, alive]
-        native.kv_overrides = overrides
-    return native, keep
-
-
-def _tensor_overrides(overrides: Mapping[str, str], keep: list[Any]) -> Any:
-    import re
-
-    known = backend.buffer_types()
-    limit = backend.limits()["tensor_buft_overrides"]
-    if len(overrides) >= limit:
-        raise InvalidArgumentError(f"tensor_overrides has {len(overrides)} patterns", hint=f"at most {limit - 1}")
-    rows = ffi.new("struct llama_model_tensor_buft_override[]", len(overrides) + 1)
-    for row, (pattern, buffer_type) in zip(rows, overrides.items(), strict=False):  # one row more ends the list
-        raw = utf8("a pattern of tensor_overrides", pattern)
-        if len(raw) > _MAX_PATTERN_BYTES:
-            raise InvalidArgumentError(
-                f"a pattern of tensor_overrides has {len(raw)} bytes", hint=f"give at most {_MAX_PATTERN_BYTES}"
-            )
-        if buffer_type not in known:
-            raise InvalidArgumentError(
-                f"there is no buffer type {buffer_type!r}", hint="buffer types here: " + ", ".join(known)
-            )
-        try:
-            re.compile(pattern)
-        except (re.error, RecursionError, OverflowError) as exc:
-            raise InvalidArgumentError(f"tensor_overrides pattern {pattern!r}: {exc}") from exc
-        name = ffi.new("char[]", raw)
-        keep.append(name)
-        row.pattern, row.buft = name, known[buffer_type]
-    keep.append(rows)
-    return rows
 
 
 class Model(SharedHandle):
@@ -184,7 +112,7 @@ class Model(SharedHandle):
             table = gguf.check(item, params.kv_overrides).tensors.get("position_embd.weight")
             n_pos_table = n_pos_table if table is None else table.shape[1]
         backend.init()
-        native, keep = _native_params(params)
+        native, keep = native_model_params(params)
         names = [ffi.new("char[]", path_bytes(item)) for item in paths]
         state = _ProgressState(progress) if progress is not None else None
         if state is not None:

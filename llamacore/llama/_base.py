@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..core.fit import Fit, FitParams
 from ..core.model import Model, Progress
 from ..core.tap import LayerTap
 from ..engine.engine import Engine, EngineParams
@@ -20,6 +21,7 @@ from ..hub import demo_model_path
 from ..openai.constructor import translate
 from ..params import ContextParams, FlashAttn, GpuLayers, ModelParams, StrPath, merge
 from ..sampling import SamplingParams
+from ._fitting import aim_of, open_context, plan, with_servers
 from ._options import GenerateOptions, split
 
 if TYPE_CHECKING:
@@ -48,6 +50,11 @@ class LlamaBase:
         n_threads: Threads for single tokens; None for the number of physical cores.
         n_threads_batch: Threads for prompts; None for the same.
         n_gpu_layers: Layers in device memory, "all" or "none"; None for upstream's default.
+        devices: Names of the devices to use, see `backend.devices()`; None for all GPUs, an empty list for the CPU.
+        rpc: RPC servers ("host:port") whose devices are used too, see `core.rpc`.
+        fit: Make model and context fit into the memory that is free: True or a `FitParams` also chooses `n_ctx` where
+            none is given, and halves it while memory runs out; None only chooses how many layers go to the devices, and
+            only where there is a device and nothing was said about layers; False for neither. See `Llama.fit`.
         flash_attn: "auto", "enabled" or "disabled".
         type_k: Data type of the K cache.
         type_v: Data type of the V cache.
@@ -67,6 +74,8 @@ class LlamaBase:
         UnsupportedError: An argument of llama-cpp-python that cannot be honoured.
         ModelLoadError: The model could not be loaded.
         ContextError: The context could not be created.
+        OutOfMemoryError: It does not fit into memory.
+        RpcError: A server of `rpc` cannot be reached, or was lost meanwhile.
     """
 
     def __init__(
@@ -80,6 +89,9 @@ class LlamaBase:
         n_threads: int | None = None,
         n_threads_batch: int | None = None,
         n_gpu_layers: GpuLayers | None = None,
+        devices: Sequence[str] | None = None,
+        rpc: Sequence[str] | None = None,
+        fit: bool | FitParams | None = None,
         flash_attn: FlashAttn | bool | None = None,
         type_k: str | int | None = None,
         type_v: str | int | None = None,
@@ -96,32 +108,47 @@ class LlamaBase:
             "model": model, "chat_template": chat_template, "flash_attn": flash_attn, "type_k": type_k,
             "type_v": type_v, "n_ctx": n_ctx, "n_parallel": n_parallel, "n_batch": n_batch, "n_ubatch": n_ubatch,
             "n_threads": n_threads, "n_threads_batch": n_threads_batch, "n_gpu_layers": n_gpu_layers,
-            "speculative": speculative, "taps": taps, "model_params": model_params, "context_params": context_params,
-            "engine_params": engine_params, "progress": progress,
+            "devices": devices, "rpc": rpc, "fit": fit, "speculative": speculative, "taps": taps,
+            "model_params": model_params, "context_params": context_params, "engine_params": engine_params,
+            "progress": progress,
         }  # fmt: skip
         asked = translate(llama_cpp, own)
         model = asked.llama["model"]
         self._owns_model = not isinstance(model, Model)
+        self._fit: Fit | None = None
+        self._aim = aim_of(fit)
+        given = _given(
+            n_ctx=n_ctx, n_batch=n_batch, n_ubatch=n_ubatch, n_threads=n_threads, n_threads_batch=n_threads_batch,
+            flash_attn=asked.llama["flash_attn"], type_k=asked.llama["type_k"], type_v=asked.llama["type_v"],
+            n_seq_max=n_parallel, n_outputs_max=n_parallel, capture=LayerTap() if taps else None,
+        )  # fmt: skip
+        n_seq = _DEFAULT_N_PARALLEL if n_parallel is None else n_parallel
+        defaults = ContextParams(n_seq_max=n_seq, n_outputs_max=n_seq, kv_unified=True)
+        wanted = merge(context_params or defaults, {**asked.context, **given})
         if isinstance(model, Model):
+            if devices is not None or rpc is not None or self._aim is not None:
+                raise InvalidArgumentError(
+                    "Llama: devices, rpc or fit for a model that is loaded already", hint="give them to Model.load"
+                )
             self.model = model
         else:
             wants_mtp = speculative == "auto" or (isinstance(speculative, Mtp) and speculative.model is None)
             params = merge(
                 model_params or ModelParams(load_mtp=wants_mtp or None),
-                {**asked.model, **_given(n_gpu_layers=n_gpu_layers)},
+                {**asked.model, **_given(n_gpu_layers=n_gpu_layers, devices=devices)},
             )
-            self.model = Model.load(model if model is not None else demo_model_path(), params, progress=progress)
+            path = model if model is not None else demo_model_path()
+            params = with_servers(params, rpc)
+            self._fit = plan(path, fit, params, wanted, speculative, _DEFAULT_N_CTX)
+            if self._fit is not None:
+                params = self._fit.model_params
+                if self._aim is not None:
+                    wanted = self._fit.context_params
+            self.model = Model.load(path, params, progress=progress)
         try:
-            n_seq = _DEFAULT_N_PARALLEL if n_parallel is None else n_parallel
-            defaults = ContextParams(
-                n_ctx=min(self.model.n_ctx_train, _DEFAULT_N_CTX), n_seq_max=n_seq, n_outputs_max=n_seq, kv_unified=True
-            )
-            given = _given(
-                n_ctx=n_ctx, n_batch=n_batch, n_ubatch=n_ubatch, n_threads=n_threads, n_threads_batch=n_threads_batch,
-                flash_attn=asked.llama["flash_attn"], type_k=asked.llama["type_k"], type_v=asked.llama["type_v"],
-                n_seq_max=n_parallel, n_outputs_max=n_parallel, capture=LayerTap() if taps else None,
-            )  # fmt: skip
-            self._open(merge(context_params or defaults, {**asked.context, **given}), engine_params, speculative)
+            if wanted.n_ctx is None and context_params is None:
+                wanted = merge(wanted, {"n_ctx": min(self.model.n_ctx_train, _DEFAULT_N_CTX)})
+            self._open(wanted, engine_params, speculative)
         except BaseException:
             if self._owns_model:
                 self.model.close()
@@ -140,7 +167,7 @@ class LlamaBase:
         model = self.model
         way = choose(speculative, has_mtp=bool(model.n_layer_nextn and model.params.load_mtp))
         with contextlib.ExitStack() as opened:
-            self._context = model.context(params if way is None else target_params(params, model, way))
+            self._context = open_context(model, params if way is None else target_params(params, model, way), self._aim)
             opened.callback(self._context.close)
             self._engine: Engine | None = None
             if self._context.memory.present and not model.has_encoder:
@@ -174,6 +201,11 @@ class LlamaBase:
     def context(self) -> Context:
         """The engine's context; only the engine computes with it, see `Engine.call`."""
         return self._context
+
+    @property
+    def fit(self) -> Fit | None:
+        """How the model was made to fit into memory when it was loaded; None where that was not asked for."""
+        return self._fit
 
     @property
     def name(self) -> str:

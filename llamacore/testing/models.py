@@ -12,14 +12,19 @@ from .architectures import POOLING, Shape, Value, architecture
 from .vocabularies import CHAT_TEMPLATE, CONTROL, KINDS, Vocabulary
 from .weights import FILE_TYPES, Weights
 
-# arch, n_layer, n_embd, n_head, n_ff, n_nextn, full_attention_interval
-_BENCH_SHAPES: dict[str, tuple[str, int, int, int, int, int | None, int | None]] = {
-    "0.02b": ("llama", 2, 128, 4, 384, None, None),
-    "0.04b": ("llama", 14, 192, 6, 1152, None, None),
-    "0.1b": ("llama", 8, 512, 8, 1536, None, None),
-    "0.1b-mtp": ("qwen35", 8, 512, 8, 1536, 1, 4),
-    "0.16b-mtp": ("qwen35", 24, 512, 8, 1536, 1, 4),
+# arch, n_layer, n_embd, n_head, n_head_kv, n_ff, n_nextn, full_attention_interval
+_BENCH_SHAPES: dict[str, tuple[str, int, int, int, int | None, int, int | None, int | None]] = {
+    "0.02b": ("llama", 2, 128, 4, None, 384, None, None),
+    "0.04b": ("llama", 14, 192, 6, None, 1152, None, None),
+    "0.1b": ("llama", 8, 512, 8, None, 1536, None, None),
+    "0.5b": ("llama", 24, 896, 14, 2, 4864, None, None),
+    "8b": ("llama", 32, 4096, 32, 8, 14336, None, None),
+    "0.1b-mtp": ("qwen35", 8, 512, 8, None, 1536, 1, 4),
+    "0.16b-mtp": ("qwen35", 24, 512, 8, None, 1536, 1, 4),
+    "0.5b-mtp": ("qwen35", 24, 1024, 8, 2, 3584, 1, 4),
+    "8b-mtp": ("qwen35", 32, 4096, 32, 8, 12288, 1, 4),
 }
+_LARGE = ("0.5b", "8b", "0.5b-mtp", "8b-mtp")  # gigabytes of random numbers would take minutes
 
 
 def gguf_module() -> Any:
@@ -131,6 +136,7 @@ def tiny_model(
     pooling: str | None = None,
     labels: Sequence[str] | None = None,
     metadata: Mapping[str, Value] | None = None,
+    alike: bool = False,
 ) -> Path:
     """Write a small model with random weights, the same file for the same arguments.
 
@@ -160,6 +166,7 @@ def tiny_model(
         pooling: none, mean, cls, last or rank, of a bert model; the default is mean.
         labels: Class names of a bert classifier (pooling "rank"); none makes it a reranker with one score.
         metadata: Further keys, or other values for those that the model has.
+        alike: Give all matrices of one shape the same numbers, so that a large file is made at the speed of the disk.
 
     Returns:
         Path: The path given.
@@ -201,7 +208,7 @@ def tiny_model(
         "labels": labels,
     }
     _check_shape(arch, shape, options)
-    weights = Weights(seed, dtype)
+    weights = Weights(seed, dtype, alike=alike)
     keys = {f"{arch}.{key}": value for key, value in known.build(weights, shape).items()}
     # a greedy run must not end by chance: tokens that end one are never the most likely
     output = "output.weight" if "output.weight" in weights.arrays else "token_embd.weight"
@@ -232,7 +239,8 @@ def bench_model(
         size: "0.02b" (2 layers of 128, to draft for the others), "0.04b" (14 layers of 192) or "0.1b" (8 layers of
             512), all of architecture llama; "0.1b-mtp" and "0.16b-mtp" (qwen35, 8 and 24 layers of 512, every fourth
             of which is full attention, and a NextN block). With 150,000 tokens 19.6, 39.5, 100.9, 106.9 and 159.5
-            million parameters, tied embeddings counted once.
+            million parameters, tied embeddings counted once. "0.5b", "8b", "0.5b-mtp" and "8b-mtp" have the shapes of
+            well-known models of that size, and the same numbers in all matrices of one shape.
         n_vocab: Vocabulary size, byte-level BPE with as many merges.
         dtype: f32, f16, q8_0 or q4_0.
         n_ctx_train: Context length stated in the file.
@@ -247,17 +255,19 @@ def bench_model(
     """
     if size not in _BENCH_SHAPES:
         raise InvalidArgumentError(f"size {size!r} is not known", hint=f"use one of {', '.join(_BENCH_SHAPES)}")
-    arch, n_layer, n_embd, n_head, n_ff, n_nextn, full_attention_interval = _BENCH_SHAPES[size]
+    arch, n_layer, n_embd, n_head, n_head_kv, n_ff, n_nextn, full_attention_interval = _BENCH_SHAPES[size]
     return tiny_model(
         path,
         arch=arch,
         n_layer=n_layer,
         n_embd=n_embd,
         n_head=n_head,
+        n_head_kv=n_head_kv,
         n_ff=n_ff,
         n_nextn=n_nextn,
         full_attention_interval=full_attention_interval,
         n_vocab=n_vocab,
+        alike=size in _LARGE,
         n_ctx_train=n_ctx_train,
         dtype=dtype,
         tied=True,

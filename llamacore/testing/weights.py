@@ -23,13 +23,15 @@ class Weights:
         seed: Of every random number.
         dtype: Storage type of matrices: f32, f16, q8_0 or q4_0. Other tensors are F32, as llama.cpp wants them, and so
             are matrices whose rows are no whole number of blocks.
+        alike: Give all matrices of one shape the same numbers, and the same memory.
     """
 
-    def __init__(self, seed: int, dtype: str) -> None:
+    def __init__(self, seed: int, dtype: str, *, alike: bool = False) -> None:
         if dtype not in _GGML_TYPES:
             raise InvalidArgumentError(f"dtype {dtype!r} is not known here", hint=f"use one of {', '.join(FILE_TYPES)}")
         self._rng = np.random.default_rng(seed)
         self._dtype = dtype
+        self._drawn: dict[tuple[object, ...], tuple[NDArray[Any], int]] | None = {} if alike else None
         self.n_parameters = 0
         self.arrays: dict[str, tuple[NDArray[Any], int]] = {}
 
@@ -50,6 +52,16 @@ class Weights:
     def matrix(self, name: str, n_in: int, *n_out: int, std: float | None = None) -> None:
         """Add a matrix `[n_in, *n_out]` that keeps the variance of its input."""
         std = n_in**-0.5 if std is None else std
+        key = (n_in, n_out, std)
+        if self._drawn is not None and key in self._drawn:
+            self.n_parameters += n_in * int(np.prod(n_out, dtype=np.int64))
+            self.arrays[name] = self._drawn[key]
+            return
+        self._draw_matrix(name, n_in, n_out, std)
+        if self._drawn is not None:
+            self._drawn[key] = self.arrays[name]
+
+    def _draw_matrix(self, name: str, n_in: int, n_out: tuple[int, ...], std: float) -> None:
         rows = n_out[::-1]
         if self._dtype in ("f32", "f16") or n_in % _BLOCK:
             self.normal(name, n_in, *n_out, std=std)
@@ -71,6 +83,9 @@ class Weights:
     def quieten(self, name: str, rows: Sequence[int]) -> None:
         """Make some rows of a matrix added before so small that they give the least of all outputs."""
         array, kind = self.arrays[name]
+        if self._drawn is not None:
+            array = array.copy()
+            self.arrays[name] = (array, kind)
         if array.dtype != np.uint8:
             array[rows] *= array.dtype.type(1e-3)
             return

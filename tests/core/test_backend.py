@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -33,6 +34,41 @@ def test_what_is_said_about_the_libraries():
     assert "CPU" in backend.system_info()
     with pytest.raises(TypeError):
         backend.limits()["devices"] = 1
+
+
+def test_the_back_ends_are_listed():
+    """Each with its file; the CPU is the last, and their devices are all there are."""
+    import llamacore_sys
+
+    found = backend.backends()
+    assert {item.name for item in found} >= {"cpu", "rpc"}
+    assert (found[-1].name, found[-1].loaded, found[-1].reason) == ("cpu", True, "")
+    for item in found:
+        if item.loaded:
+            assert Path(item.path).parent == Path(llamacore_sys.lib_dir)
+            assert item.origin in ("linked in", "beside the libraries")
+    assert [name for item in found for name in item.devices] == list(backend.device_handles())
+    assert bool(backend.variants()) == (found[-1].origin == "beside the libraries")
+
+
+def test_loading_a_back_end_is_guarded(tmp_path):
+    """NULL and files that are none are refused; a second back end of a name is, too."""
+    from llamacore.core._native import ffi, lib, text
+
+    reg = ffi.new("struct ggml_backend_reg **")
+    score = ffi.new("int32_t *")
+    backend.init()
+    assert lib.llc_backend_load(ffi.NULL, reg) == lib.LLC_INVALID_ARGUMENT
+    assert lib.llc_backend_score(ffi.NULL, score) == lib.LLC_INVALID_ARGUMENT
+    for path in (tmp_path, tmp_path / "gone.so"):
+        assert lib.llc_backend_load(bytes(path), reg) == lib.LLC_UNAVAILABLE
+        assert str(path) in text(lib.llc_last_error())
+        assert lib.llc_backend_score(bytes(path), score) == lib.LLC_UNAVAILABLE
+        assert (reg[0], score[0]) == (ffi.NULL, 0)
+    assert text(lib.llc_backend_path(ffi.NULL)) == ""
+    count = lib.ggml_backend_reg_count()
+    assert lib.llc_backend_init() == lib.LLC_OK
+    assert lib.ggml_backend_reg_count() == count
 
 
 def test_the_clock_runs():
