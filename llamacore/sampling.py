@@ -26,18 +26,9 @@ DEFAULT_SAMPLERS = ("penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p"
 """Order of the samplers unless told otherwise."""
 
 SAMPLER_CHARS: Mapping[str, str] = {
-    "d": "dry",
-    "k": "top_k",
-    "y": "typ_p",
-    "p": "top_p",
-    "s": "top_n_sigma",
-    "m": "min_p",
-    "t": "temperature",
-    "x": "xtc",
-    "i": "infill",
-    "e": "penalties",
-    "a": "adaptive_p",
-}
+    "d": "dry", "k": "top_k", "y": "typ_p", "p": "top_p", "s": "top_n_sigma", "m": "min_p", "t": "temperature",
+    "x": "xtc", "i": "infill", "e": "penalties", "a": "adaptive_p",
+}  # fmt: skip
 """The letters of upstream's `--sampling-seq`."""
 
 _ALIASES = {"nucleus": "top_p", "temp": "temperature", "typ": "typ_p", "typical": "typ_p"}
