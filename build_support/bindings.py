@@ -17,10 +17,12 @@ MODULE_NAME = "llamacore_sys._native"
 _BUILD_CDEF = """
 static char *const llc_compiled_version;
 static char *const llc_compiled_commit;
+static char *const llc_compiled_interface;
 """
 _BUILD_PREAMBLE = """
 static const char * const llc_compiled_version = LLC_UPSTREAM_VERSION;
 static const char * const llc_compiled_commit = LLC_UPSTREAM_COMMIT;
+static const char * const llc_compiled_interface = LLC_INTERFACE;
 """
 
 _HEADER_DIRS = ("include", "ggml/include", "tools/mtmd")
@@ -33,6 +35,11 @@ def shim_cdef(header: Path) -> str:
     if part is None:
         raise BuildError(f"{header} has no part between the cdef marks", "restore the two marks")
     return re.sub(r"\bLLC_API\s+", "", part[1])
+
+
+def shim_interface(header: Path) -> str:
+    """A hash of the shim's declarations: a library with another one is not the shim that the extension calls."""
+    return hashlib.sha256(shim_cdef(header).encode()).hexdigest()[:12]
 
 
 def generate_extension(sys_dir: Path, upstream: Path, target: Path) -> None:

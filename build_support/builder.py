@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from build_support.addons import Addon, find_addons, module_name
-from build_support.bindings import generate_extension
+from build_support.bindings import generate_extension, shim_interface
 from build_support.config import ADDON_BACKENDS, BASE_BACKENDS, BuildConfig
 from build_support.errors import BuildError
 from build_support.lock import exclusive
@@ -77,7 +77,11 @@ def build(config: BuildConfig, package: Path = SYS_DIR, console: Console | None 
         source = _source(config, console)
         generated = base_dir / "generated" / "_native.c"
         generate_extension(SYS_DIR, source.path, generated)
-        options = config.cmake_options() | toolchain.extension_options() | {"LLAMACORE_EXTENSION_C": str(generated)}
+        options = config.cmake_options() | toolchain.extension_options()
+        options |= {
+            "LLAMACORE_EXTENSION_C": str(generated),
+            "LLAMACORE_INTERFACE": shim_interface(SYS_DIR / "shim" / "llamacore_shim.h"),
+        }
         _configure(options, config.profile, toolchain, source, base_dir, console)
         _compile(config, toolchain, base_dir, console)
         _make_addons(addons, config, toolchain, source, console)

@@ -1,7 +1,8 @@
 """The gate: the extension works only with the libraries it was compiled for.
 
 Structs of llama.cpp travel by value, so a library of another version would read and write memory at wrong places.
-Version, commit and struct sizes are compiled into the extension; the libraries are asked for theirs.
+Version, commit, struct sizes and a hash of the shim's declarations are compiled into the extension; the libraries are
+asked for theirs.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 
 CURE = (
     "reinstall llamacore (`pip install --force-reinstall llamacore`; in a checkout `python build_lib.py build`), "
-    "or unset LLAMACORE_LIB_DIR"
+    "or unset LLAMACORE_LIB_DIR and run `llamacore libs use bundled`"
 )
 _SECOND = (
     "another package has its own llama.cpp in this process. "
@@ -37,6 +38,7 @@ def check(ffi: Any, lib: Any, folder: str, origin: str) -> None:
     for what, compiled, loaded in (
         ("version", lib.llc_compiled_version, lib.llc_build_version()),
         ("commit", lib.llc_compiled_commit, lib.llc_build_commit()),
+        ("interface of the shim", lib.llc_compiled_interface, lib.llc_build_interface()),
     ):
         if ffi.string(compiled) != ffi.string(loaded):
             differences.append(f"{what} {ffi.string(loaded).decode()}, compiled for {ffi.string(compiled).decode()}")

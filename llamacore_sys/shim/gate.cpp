@@ -18,6 +18,10 @@ const char * llc_build_commit(void) {
     return llama_commit();
 }
 
+const char * llc_build_interface(void) {
+    return LLC_INTERFACE;
+}
+
 size_t llc_struct_size(const char * name) {
     static const struct { const char * name; size_t size; } table[] = {
         {"llama_model_params",            sizeof(llama_model_params)},

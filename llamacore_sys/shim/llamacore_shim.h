@@ -56,6 +56,7 @@ LLC_API enum llc_status llc_test_throw(int32_t kind, const char * message);
 
 LLC_API const char * llc_build_version(void);
 LLC_API const char * llc_build_commit(void);
+LLC_API const char * llc_build_interface(void); /* hash of these declarations, as they were when this was compiled */
 LLC_API size_t       llc_struct_size(const char * name);   /* 0 = unknown name */
 /* file that "llama", "ggml", "ggml-base", "mtmd", "common" or "shim" came from */
 LLC_API const char * llc_symbol_path(const char * library);

@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 
 import llamacore_sys
+from build_support.bindings import shim_interface
+
+ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the file names are those of Linux")
 
@@ -126,6 +129,17 @@ def test_libraries_of_another_version_are_refused(run_python: Run, lib_copy: Pat
     patch(lib_copy / "libllamacore-llama.so.0", version + b"\0", b"9" + version[1:] + b"\0")
     message = refusal(run_python(IMPORT, LLAMACORE_LIB_DIR=str(lib_copy)))
     assert f"version 9{version[1:].decode()}, compiled for {version.decode()}" in message
+
+
+def test_a_shim_with_other_declarations_is_refused(run_python: Run, lib_copy: Path):
+    """A companion set of another llamacore with the same llama.cpp, say."""
+    ffi, lib = llamacore_sys.ffi, llamacore_sys.lib
+    ours = ffi.string(lib.llc_build_interface())
+    assert ours == shim_interface(ROOT / "llamacore_sys" / "shim" / "llamacore_shim.h").encode()
+    patch(lib_copy / "libllamacore_shim.so", ours + b"\0", b"0" * len(ours) + b"\0")
+    message = refusal(run_python(IMPORT, LLAMACORE_LIB_DIR=str(lib_copy)))
+    assert f"interface of the shim {'0' * len(ours)}, compiled for {ours.decode()}" in message
+    assert "llamacore libs use bundled" in message
 
 
 def test_structs_of_another_size_are_refused(run_python: Run, lib_copy: Path):
