@@ -17,7 +17,7 @@ _LINKED = re.compile(r"lib(?:llamacore[-_])?(.+?)\.so(?:\.\d+)?")
 _MODULE = re.compile(r"libggml-([a-z0-9]+)(?:-[a-z0-9_]+)*\.so")
 _SYSTEM = re.compile(r"lib(c|m|dl|pthread|rt|stdc\+\+|gcc_s)\.so\.\d+|ld-linux-[\w-]+\.so\.\d+")
 # Libraries that a user has or gets from elsewhere: pattern, what it is, how to get it ({} is the version in its name).
-# The wheel of an add-on finds those of Python packages beside itself; an archive, which may lie anywhere, does not.
+# Those of Python packages are found: by the run path beside a wheel, else by llamacore.core.neighbours.
 _FOREIGN = (
     (
         r"libcuda\.so\.1",
@@ -32,7 +32,7 @@ _FOREIGN = (
     (
         r"libcublas(?:Lt)?\.so\.(\d+)",
         "cuBLAS of CUDA {}",
-        "install the CUDA {} toolkit; or pip install nvidia-cublas, and add its lib folder to LD_LIBRARY_PATH",
+        "pip install nvidia-cublas, or install the CUDA {} toolkit",
     ),
     (
         r"libvulkan\.so\.1",
@@ -42,7 +42,7 @@ _FOREIGN = (
     (
         r"libscipy_openblas\.so",
         "OpenBLAS",
-        "pip install scipy-openblas32, and add its lib folder to LD_LIBRARY_PATH",
+        "pip install scipy-openblas32",
     ),
 )
 

@@ -15,6 +15,7 @@ from . import log
 from ._native import ffi, lib, lib_dir, path_bytes, text
 from ._status import raise_status
 from .installation import Module, cpu_variants, modules
+from .neighbours import open_missing
 
 logger = logging.getLogger("llamacore.backend")
 _lock = threading.Lock()
@@ -141,8 +142,11 @@ def _load(module: Module) -> Backend:
     if not reason:
         logger.debug("opening the back end %s (%s)", module.backend, module.path)
         mark = log.mark()
-        reg = ffi.new("struct ggml_backend_reg **")
-        if lib.llc_backend_load(path_bytes(module.path), reg) == lib.LLC_OK:
+        reg, path = ffi.new("struct ggml_backend_reg **"), path_bytes(module.path)
+        status = lib.llc_backend_load(path, reg)
+        if status != lib.LLC_OK and open_missing(text(lib.llc_last_error())):
+            status = lib.llc_backend_load(path, reg)
+        if status == lib.LLC_OK:
             found = _loaded(reg[0], module.origin)
             said = "" if found.devices else "; ".join(log.problems_since(mark))
             # servers of RPC are devices that are added later

@@ -11,7 +11,7 @@ _REINSTALL = "install it again, or remove it"
 _CURES = (
     (r"libcuda\.so", "install the NVIDIA driver; in a container, start it with access to the GPU"),
     (r"lib(cublas|cublasLt|cudart)\.so\.12", "pip install nvidia-cublas-cu12 nvidia-cuda-runtime-cu12"),
-    (r"lib(cublas|cublasLt|cudart)\.so", "pip install nvidia-cublas nvidia-cuda-runtime"),
+    (r"lib(cublas|cublasLt|cudart)\.so", "pip install nvidia-cublas"),
     (r"libvulkan\.so", "install the Vulkan loader (libvulkan1 or vulkan-loader) and a driver of the GPU"),
     (r"libscipy_openblas", "pip install scipy-openblas32"),
     (r"lib\w*blas\w*\.so", "install OpenBLAS (libopenblas0 or openblas)"),

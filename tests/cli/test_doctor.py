@@ -264,7 +264,7 @@ def test_a_back_end_that_crashes_is_named(doctor: Doctor, lib_copy: Path):
     ("reason", "cure"),
     [
         ("libcuda.so.1: cannot open shared object file: No such file or directory", "NVIDIA driver"),
-        ("libcublas.so.13: cannot open shared object file", "pip install nvidia-cublas nvidia-cuda-runtime"),
+        ("libcublas.so.13: cannot open shared object file", "pip install nvidia-cublas"),
         ("libcudart.so.12: cannot open shared object file", "nvidia-cuda-runtime-cu12"),
         ("libvulkan.so.1: cannot open shared object file", "Vulkan loader"),
         ("/lib/libc.so.6: version `GLIBC_2.38' not found (required by x)", "newer system"),
@@ -285,7 +285,7 @@ def test_an_add_on_says_itself_what_it_needs(tmp_path: Path):
     (tmp_path / "companion.json").write_text(json.dumps({"requires": needs}))
     assert cure_of("libcublas.so.13: cannot open shared object file", str(path)) == "pip install the-right-one"
     (tmp_path / "companion.json").write_text("[]")
-    assert cure_of("libcublas.so.13: cannot open", str(path)) == "pip install nvidia-cublas nvidia-cuda-runtime"
+    assert cure_of("libcublas.so.13: cannot open", str(path)) == "pip install nvidia-cublas"
 
 
 def test_features_are_read():
