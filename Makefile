@@ -24,6 +24,9 @@ bench: ## run the benchmarks
 	$(PYTHON) benchmarks/generate.py $(ARGS)
 	$(PYTHON) benchmarks/engine.py
 	$(PYTHON) benchmarks/embed.py
+	$(PYTHON) benchmarks/speculative.py
+	$(PYTHON) benchmarks/capture.py
+	$(PYTHON) benchmarks/portable.py
 
 soak: ## twenty minutes of random requests to one engine
 	$(PYTHON) tests/stress/soak.py 1200
