@@ -55,6 +55,19 @@ def test_the_same_greedy_run_gives_the_same_bytes(llama):
     assert first.text == llama.generate(PROMPT, max_tokens=30, temperature=0).text
 
 
+def test_options_are_read_each_time(llama):
+    """What a caller changes in its own objects counts at the next call; a wrong value is refused after a right one."""
+    first = llama.generate(PROMPT, max_tokens=1, temperature=0).tokens[0]
+    bias: dict[int, float] = {}
+    options = {"max_tokens": 1, "temperature": 0, "logit_bias": bias, "top_k": 1}
+    assert first == llama.generate(PROMPT, **options).tokens[0]
+    bias[first] = float("-inf")
+    assert first != llama.generate(PROMPT, **options).tokens[0]
+    assert 1 == len(llama.generate(PROMPT, max_tokens=1, top_k=3).tokens)
+    with pytest.raises(lc.InvalidArgumentError):
+        llama.generate(PROMPT, max_tokens=1, top_k=3.5)
+
+
 def test_a_seed_repeats_and_another_differs(llama):
     """Sampling is a function of the seed."""
     runs = [llama.generate(PROMPT, max_tokens=30, temperature=1.5, seed=seed).text for seed in (1, 1, 2)]

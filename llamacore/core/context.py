@@ -91,6 +91,7 @@ class Context(InnerValueReader):
         self._n_rows = 0
         self._rollback = Rollback(self.n_rs_seq)
         self._state_identity: bytes | None = None
+        self._sound_state: bytes | None = None  # the checkpoint that was checked last
         self._device_states: dict[int, int] = {}  # sequence to the number of states taken on the device
         self._log_mark = log.mark()
 

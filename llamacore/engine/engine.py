@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..core import sampler_checks
@@ -150,9 +149,8 @@ class Engine:
             raise QueueFullError(
                 f"{self.params.max_queue} requests wait already (max_queue)", hint="try again later, or raise max_queue"
             )
-        samplers = self._samplers(request.sampling, request.params.n, request.params.min_tokens)
+        samplers, give_back = self._samplers(request.sampling, request.params.n, request.params.min_tokens)
         mailbox = Mailbox(worker.cancel_requested)
-        give_back = partial(self._chains.give_back, sampling=request.sampling, min_tokens=request.params.min_tokens)
         job = Job(next(_numbers), prompt, request.params, samplers, give_back, mailbox, self._pieces, self._model_name)
         generation = Generation(mailbox)
         worker.post(job)
@@ -181,13 +179,14 @@ class Engine:
         require_tap(context, params)
         return prompt
 
-    def _samplers(self, sampling: SamplingParams, n: int, min_tokens: int) -> list[Sampler]:
-        made = [self._chains.take(sampling, min_tokens)]
+    def _samplers(self, sampling: SamplingParams, n: int, min_tokens: int) -> tuple[list[Sampler], Callable[[], None]]:
+        first, give_back = self._chains.take(sampling, min_tokens)
+        made = [first]
         try:
             for index in range(1, n):
                 seed = None if sampling.seed is None else (sampling.seed + index) % 2**32
                 made.append(replace(sampling, seed=seed).chain(self.context.model, min_tokens=min_tokens))
-            return made
+            return made, give_back
         except BaseException:
             for sampler in made:
                 sampler.close()

@@ -29,7 +29,7 @@ class Job:
         prompt: Token ids.
         params: What was asked.
         samplers: A sampler for each sample; closed at its end, or given back.
-        give_back: Takes the sampler of the first sample at its end.
+        give_back: Called for the sampler of the first sample at its end.
         mailbox: Where everything is delivered.
         pieces: Bytes of tokens.
         model_name: Name for the completions.
@@ -41,7 +41,7 @@ class Job:
         prompt: list[int],
         params: GenerationParams,
         samplers: list[Sampler],
-        give_back: Callable[[Sampler], None],
+        give_back: Callable[[], None],
         mailbox: Mailbox,
         pieces: PieceTable,
         model_name: str,
@@ -179,7 +179,7 @@ class Sample:
         self.ended = True
         job = self.job
         if self.index == 0:
-            job.give_back(self.sampler)
+            job.give_back()
         else:
             self.sampler.close()
         rest = self._assembler.finish()

@@ -35,6 +35,7 @@ Prompt = str | Sequence[int]
 
 _DEFAULT_N_CTX = 4096
 _DEFAULT_N_PARALLEL = 4
+_NUMBERS = (int, float, bool, type(None))
 
 
 class LlamaBase:
@@ -115,6 +116,7 @@ class LlamaBase:
         asked = translate(llama_cpp, own)
         model = asked.llama["model"]
         self._owns_model = not isinstance(model, Model)
+        self._last_chosen: tuple[tuple[Any, ...], SamplingParams] | None = None
         self._fit: Fit | None = None
         self._aim = aim_of(fit)
         given = _given(
@@ -276,9 +278,20 @@ class LlamaBase:
         if self._seed is not None and (sampling is None or sampling.seed is None):
             choosing.setdefault("seed", self._seed)
         params = GenerationParams(**{"loras": self._loras, **ending}, n=n, stream=stream)
-        chosen = SamplingParams.for_model(self.model, **choosing) if sampling is None else merge(sampling, choosing)
+        chosen = self._recommended(choosing) if sampling is None else merge(sampling, choosing)
         tokens = self.tokenize(prompt, **tokenizing) if isinstance(prompt, (str, bytes)) else list(prompt)
         return self.engine.submit(Request(tokens, chosen, params))
+
+    def _recommended(self, choosing: dict[str, Any]) -> SamplingParams:
+        """What the model file recommends with some options over it: for the same numbers once more the same object."""
+        asked = tuple((name, type(value), value) for name, value in choosing.items())
+        last = self._last_chosen
+        if last is not None and last[0] == asked:
+            return last[1]
+        chosen = SamplingParams.for_model(self.model, **choosing)
+        if all(kind in _NUMBERS for _, kind, _ in asked):  # what else there is may be changed by its owner
+            self._last_chosen = asked, chosen
+        return chosen
 
     def warmup(self) -> None:
         """Compute one token and forget it, so that the first request does not pay for page faults."""

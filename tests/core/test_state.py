@@ -108,6 +108,11 @@ def test_partial_states_roll_back(tiny, arch):
         ctx.memory.seq_rm(0, 60)
         assert ctx.memory.seq_pos_max(0) == 59
         assert np.abs(feed(ctx, [7, 8]) - expected).max() < 1e-5
+        ctx.state.from_bytes(partial, 0)  # a second time, and then one that only looks like it
+        ctx.memory.seq_rm(0, 60)
+        with pytest.raises(lc.StateError):
+            ctx.state.from_bytes(partial[:-1] + bytes([partial[-1] ^ 1]), 0)
+        assert np.abs(feed(ctx, [7, 8]) - expected).max() < 1e-5
 
 
 @pytest.mark.parametrize("arch", DECODERS)

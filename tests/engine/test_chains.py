@@ -59,21 +59,34 @@ def test_other_parameters_get_another_chain(make_engine, model):
     assert len(set(expected.values())) == 2
 
 
+def test_a_dict_that_is_changed_later_counts(make_engine, model):
+    """Chains are made for what a dict held then, whatever its owner does to it while one is in use or waits."""
+    engine, bias = make_engine(model), {}
+    sampling = lc.SamplingParams(temperature=0.0, logit_bias=bias)
+    first = write(engine, sampling)[0]
+    bias[first] = float("-inf")
+    assert first not in write(engine, sampling)
+    running = engine.submit(ask(PROMPT, 24, sampling=sampling))
+    bias.clear()
+    assert first not in running.result().tokens
+    assert first == write(engine, sampling)[0]
+
+
 def test_the_pool_keeps_what_it_may_and_no_more(model):
     """Chains beyond its size, of other parameters, or that have seen a grammar are closed."""
     pool, sampling = ChainPool(model, 2), lc.SamplingParams(seed=1)
-    chains = [pool.take(sampling, 0) for _ in range(3)]
-    for chain in chains:
-        pool.give_back(chain, sampling, 0)
+    taken = [pool.take(sampling, 0) for _ in range(3)]
+    for _, give_back in taken:
+        give_back()
+    chains = [chain for chain, _ in taken]
     assert [False, False, True] == [chain.closed for chain in chains]
-    assert pool.take(sampling, 0) is chains[1]
-    assert pool.take(sampling, 5) not in chains
-    other = pool.take(lc.SamplingParams(seed=2), 0)
-    pool.give_back(other, lc.SamplingParams(seed=2), 0)
+    assert pool.take(sampling, 0)[0] is chains[1]
+    assert pool.take(sampling, 5)[0] not in chains
+    other, give_back = pool.take(lc.SamplingParams(seed=2), 0)
+    give_back()
     assert (chains[0].closed, other.closed) == (True, False)
-    held = lc.SamplingParams(grammar='root ::= "a"')
-    constrained = pool.take(held, 0)
-    pool.give_back(constrained, held, 0)
+    constrained, give_back = pool.take(lc.SamplingParams(grammar='root ::= "a"'), 0)
+    give_back()
     assert constrained.closed
 
 
@@ -81,8 +94,8 @@ def test_a_chain_that_was_closed_with_its_model_is_not_kept(tiny_path):
     """Giving it back does nothing, and the next one says that the model is closed."""
     model = lc.Model.load(tiny_path("llama"))
     pool, sampling = ChainPool(model, 2), lc.SamplingParams()
-    chain = pool.take(sampling, 0)
+    _, give_back = pool.take(sampling, 0)
     model.close()
-    pool.give_back(chain, sampling, 0)
+    give_back()
     with pytest.raises(lc.ClosedError):
         pool.take(sampling, 0)

@@ -183,9 +183,10 @@ def test_higher_priorities_go_first(make_engine, model):
     engine = make_engine(
         model, n_parallel=1, on_event=lambda e: started.append(e.request) if e.kind == "started" else 0
     )
-    first = engine.submit(ask(prompt_of(0), 100, sampling=unending()))
+    first = engine.submit(ask(prompt_of(0), LONG, sampling=unending()))
     next(first)
     others = [engine.submit(ask(prompt_of(seed), 2, priority=priority)) for seed, priority in enumerate((0, 5, 0, 9))]
+    first.cancel()
     for other in others:
         other.result()
     base = started[0]
