@@ -30,7 +30,8 @@ def capture(
 ) -> None:
     """Run texts through a model and write the outputs of its layers to a .npz file.
 
-    Its arrays are layer_N (float32 [rows, n_embd]), texts, positions and tokens (int32 [rows]) and metadata (JSON).
+    Its arrays are layer_N (float32, rows x n_embd), texts, positions and tokens (int32, one for each row) and metadata
+    (JSON).
     """
     with reported():
         from llamacore.core.tap import Rows

@@ -42,7 +42,9 @@ if hasattr(os, "register_at_fork"):
 class _Core:
     """What is needed to free the native object; it outlives the Python object that users hold."""
 
-    __slots__ = ("broken", "busy", "free", "generation", "in_use_forever", "keep", "parent", "ptr", "stop", "users")
+    __slots__ = (
+        "broken", "busy", "free", "generation", "in_use_forever", "keep", "parent", "ptr", "releasing", "stop", "users",
+    )  # fmt: skip
 
     def __init__(self, ptr: Any, free: Callable[[Any], None], parent: Handle | None, keep: tuple[Any, ...]) -> None:
         self.ptr: Any = ptr
@@ -51,26 +53,35 @@ class _Core:
         self.keep = keep  # memory that C reads for as long as it lives
         self.generation = _process_generation
         self.busy = threading.Lock()
+        self.releasing = threading.RLock()
         self.users: list[int] = []  # threads that are inside a call
         self.stop: Callable[[], None] | None = None  # asks a running call to end soon
         self.broken = ""
         self.in_use_forever = False  # by a broken child
 
     def release(self) -> None:
-        if self.ptr is None or self.generation != _process_generation or not _free_at_exit:
+        """Free the native object, or wait for the thread that is doing so: what it was made from may be freed next."""
+        if self.generation != _process_generation or not _free_at_exit:
             return
-        ptr, self.ptr = self.ptr, None
-        if self.broken or self.in_use_forever:
-            # threads of the compute pool may still read it, and what it was made from: neither is ever freed
-            _never_freed.append(self)
-            parent = self.parent
-            while parent is not None:
-                parent._core.in_use_forever = True
-                parent = parent._core.parent
-        else:
-            self.free(ptr)
-            self.keep = ()
-            self.parent = None
+        with self.releasing:
+            if self.ptr is None:
+                return
+            ptr, self.ptr = self.ptr, None
+            if self.broken or self.in_use_forever:
+                # threads of the compute pool may still read it, and what it was made from: neither is ever freed
+                _never_freed.append(self)
+                parent = self.parent
+                while parent is not None:
+                    parent._core.in_use_forever = True
+                    parent = parent._core.parent
+            else:
+                self.free(ptr)
+                self.keep = ()
+                self.parent = None
+
+
+def _leave_to_the_system(ptr: Any) -> None:
+    """In place of freeing what is made while the process ends."""
 
 
 @contextmanager
@@ -138,6 +149,7 @@ class Handle:
         if _exiting:
             self._closing = True
             self._finalizer.detach()
+            self._core.free = _leave_to_the_system
         if parent is not None:
             parent._adopt(self)
 
@@ -233,7 +245,8 @@ class Handle:
         # contexts read samplers and adapters, so they go first
         for child in sorted(self._children, key=lambda c: len(c._pinned_by)):
             child.close()
-        self._finalizer()
+        self._core.release()
+        self._finalizer.detach()
 
     def __enter__(self) -> Self:
         if self._closing or self._core.generation != _process_generation:

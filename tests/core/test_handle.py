@@ -189,6 +189,30 @@ def test_closing_from_many_threads(owner):
     assert owner.freed == [1, 2]
 
 
+@pytest.mark.parametrize("kind", [Handle, SharedHandle])
+def test_two_that_close_at_once_wait_for_each_other(kind):
+    """Who finds a child that another thread is freeing waits for that, before the parent goes."""
+    freed: list[str] = []
+    inside = threading.Event()
+
+    def slowly(name: str) -> None:
+        inside.set()
+        time.sleep(0.1)
+        freed.append(name)
+
+    parent = kind("parent", freed.append)
+    child = Handle("child", slowly, parent=parent)
+    parent._adopt(child)
+    first = threading.Thread(target=parent.close)
+    first.start()
+    assert inside.wait(5)
+    parent.close()
+    assert freed == ["child", "parent"]
+    first.join()
+    assert freed == ["child", "parent"]
+    assert child.closed
+
+
 def test_dropped_models_and_contexts_are_freed_at_once(tiny_path):
     """Nothing of ours keeps them in a cycle: the memory is back without the collector."""
     gc.disable()
