@@ -70,6 +70,12 @@ class Item:
             lowered += item.lowers
         return 0
 
+    def choosers(self) -> list[str]:
+        """Kinds of the members that choose a token in a graph, in their order."""
+        if self.kind == "chain":
+            return [kind for item in self.items for kind in item.choosers()]
+        return [self.kind] if self.kind in ("dist", "greedy") else []
+
     def lookback(self) -> int:
         """Most tokens of history that it or one of its members looks at."""
         return max(self.window, *(item.lookback() for item in self.items), 0)
@@ -145,6 +151,8 @@ class SamplerHandle(Handle):
             raise InvalidArgumentError("this chain was attached to a context before", hint="attach its clone()")
         if self._model_ptr is not None and self._model_ptr != model._core.ptr:
             raise InvalidArgumentError("this chain belongs to another model", hint="make it with the context's model")
+        if "dist" in self._item.choosers()[:-1]:  # its random number is in no graph then, which upstream asserts
+            raise InvalidArgumentError("this chain draws a token and then chooses another", hint="leave one of them out")
 
     def _attach(self, context: Handle) -> None:
         """Note that a context runs this chain in its graph, which upstream lets happen once in its life."""

@@ -343,7 +343,7 @@ def test_sampler_that_runs_in_a_graph(model: Model) -> None:
             ctx._exit()
         chain.reset()
         ctx.set_sampler(0, None)
-        chain.add(Sampler.greedy())
+        chain.add(Sampler.top_k(2))
         twin = chain.clone()
         ctx.set_sampler(0, twin)
         with pytest.raises(BusyError):
@@ -370,6 +370,27 @@ def test_a_chain_is_attached_once(model: Model) -> None:
     twin = chain.clone()
     with pytest.raises(InvalidArgumentError, match="two sequences"):
         model.context(n_ctx=256, n_seq_max=2, samplers={0: twin, 1: twin})
+
+
+def test_a_chain_in_a_graph_that_chooses_twice(model: Model) -> None:
+    chain, dist, greedy = Sampler.chain, Sampler.dist, Sampler.greedy
+    batch = Batch(8)
+    batch.add_tokens([1, 2, 3])
+    with model.context(n_ctx=256, n_threads=1) as ctx:
+        for twice in (
+            chain(dist(1), dist(2)),
+            chain(Sampler.top_k(5), dist(1), greedy()),
+            chain(chain(dist(1)), chain(greedy())),
+        ):
+            with pytest.raises(InvalidArgumentError, match="then chooses another"):
+                ctx.set_sampler(0, twice)
+            with pytest.raises(InvalidArgumentError, match="then chooses another"):
+                model.context(n_ctx=256, samplers={0: twice})
+        for once in (chain(greedy(), dist(1)), chain(greedy(), greedy()), chain(dist(1), Sampler.top_k(3))):
+            ctx.set_sampler(0, once)
+            ctx.memory.clear()
+            ctx.decode(batch)
+            assert once.sample(ctx) >= 0
 
 
 # the most likely tokens alone

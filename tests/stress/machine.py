@@ -307,7 +307,8 @@ class Owned(RuleBasedStateMachine):
     @invariant()
     def nothing_is_broken(self) -> None:
         for pool in (self.contexts, self.models, self.samplers):
-            assert not any(item._core.broken for item in pool._items)
+            reasons = [f"{item!r}: {item._core.broken}" for item in pool._items if item._core.broken]
+            assert not reasons, reasons
 
     def teardown(self) -> None:
         for thread in self.threads:
