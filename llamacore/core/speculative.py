@@ -281,6 +281,28 @@ class SpeculativeSession(Handle):
         finally:
             self._exit()
 
+    def flush(self, seq_id: int) -> None:
+        """Compute what of a sequence waits for its next draft, before its draft memory is copied, moved or saved.
+
+        Only an MTP session that trims (`SpeculativeConfig.trims`) lets rows wait; for others nothing is done.
+
+        Raises:
+            DecodeError: The draft context could not decode them.
+            OutOfRangeError: There is no such sequence.
+        """
+        if not 0 <= seq_id < self.n_seq:
+            raise OutOfRangeError(f"sequence {seq_id!r}", hint=f"sequences are 0 to {self.n_seq - 1}")
+        ptr = self._enter_all()
+        try:
+            mark = log.mark()
+            status = lib.llc_spec_flush(ptr, seq_id)
+            if self._draft is not None:
+                self._draft._rollback.forget_all()
+            if status != lib.LLC_OK:
+                self._fail(status, f"computing what waits of sequence {seq_id}", DecodeError, mark)
+        finally:
+            self._exit_all()
+
     def pending(self, seq_id: int) -> int:
         """Return the length of the proposal that was not answered yet, 0 for none."""
         if not 0 <= seq_id < self.n_seq:

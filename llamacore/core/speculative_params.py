@@ -31,7 +31,8 @@ class SpeculativeConfig:
         backend_sampling: Choose the tokens of a draft in the graph of the draft context.
         trims: Let the session cut the memory of the draft context (steps 2 and 5 of `SpeculativeSession`, there for the
             target alone then). A sequence of which that memory has lost the end is not drafted for, and begins anew
-            with the next batch, instead of an error.
+            with the next batch, instead of an error. What the target has verified is then computed together with
+            the next MTP draft, which saves a decode (`SpeculativeSession.flush` computes it before).
         ngram_size_n: Tokens that must be met again, for ngram-simple, ngram-map-k and ngram-map-k4v.
         ngram_size_m: Most tokens of their drafts.
         ngram_min_hits: How often a key must have been met, for ngram-map-k4v.

@@ -292,8 +292,8 @@ class Scheduler(Register):
                 self.end_job(sample.job, "length")
                 continue
             for other in self._fork(sample) if sample.job.reserved else (sample,):
-                if sample.first_token_at is None and not sample.tokens and other.sampler.lookback:
-                    other.sampler.accept_prompt(sample.context[-other.sampler.lookback :])
+                if sample.first_token_at is None and not sample.tokens and (lookback := other.sampler.lookback):
+                    other.sampler.accept_prompt(sample.context[-lookback:])
                 complete.append(other)
                 rows.append(row)
                 drafts.append(draft)

@@ -13,6 +13,7 @@
 #include <vector>
 
 using llc::guarded;
+using llc::require;
 
 namespace {
 
@@ -58,22 +59,15 @@ class attn_rot_disabled {
     std::string                 previous_;
 };
 
-void require(bool condition, const std::string & message) {
-    if (!condition) {
-        throw llc::invalid_argument(message);
-    }
-}
-
 // What llama_decode and llama_encode assert on, or read without looking.
 void check_batch(const struct llama_context * ctx, const struct llama_batch & batch) {
     require(batch.n_tokens > 0, "the batch is empty");
     const auto n_batch = llama_n_batch(ctx);
     require(static_cast<uint32_t>(batch.n_tokens) <= n_batch,
-            "the batch has " + std::to_string(batch.n_tokens) + " tokens, the context takes at most n_batch = " +
-            std::to_string(n_batch) + " at a time");
+            "the batch has ", batch.n_tokens, " tokens, the context takes at most n_batch = ", n_batch, " at a time");
     require(llama_get_causal_attn(ctx) || static_cast<uint32_t>(batch.n_tokens) <= llama_n_ubatch(ctx),
-            "without causal attention a batch must fit into one micro-batch: it has " +
-            std::to_string(batch.n_tokens) + " tokens, n_ubatch is " + std::to_string(llama_n_ubatch(ctx)));
+            "without causal attention a batch must fit into one micro-batch: it has ", batch.n_tokens,
+            " tokens, n_ubatch is ", llama_n_ubatch(ctx));
     require(batch.token != nullptr || batch.embd != nullptr, "the batch has neither tokens nor embeddings");
 
     const auto n_vocab = llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(ctx)));
@@ -81,19 +75,17 @@ void check_batch(const struct llama_context * ctx, const struct llama_batch & ba
     for (int32_t i = 0; i < batch.n_tokens; ++i) {
         if (batch.token != nullptr) {
             require(batch.token[i] >= 0 && batch.token[i] < n_vocab,
-                    "token " + std::to_string(batch.token[i]) + " at row " + std::to_string(i) +
-                    " is not in the vocabulary (0 to " + std::to_string(n_vocab - 1) + ")");
+                    "token ", batch.token[i], " at row ", i, " is not in the vocabulary (0 to ", n_vocab - 1, ")");
         }
         if (batch.pos != nullptr) {
-            require(batch.pos[i] >= 0, "position " + std::to_string(batch.pos[i]) + " at row " + std::to_string(i) +
-                                       " is negative");
+            require(batch.pos[i] >= 0, "position ", batch.pos[i], " at row ", i, " is negative");
         }
         if (batch.n_seq_id != nullptr && batch.seq_id != nullptr) {
-            require(batch.n_seq_id[i] > 0, "row " + std::to_string(i) + " belongs to no sequence");
+            require(batch.n_seq_id[i] > 0, "row ", i, " belongs to no sequence");
             for (int32_t s = 0; s < batch.n_seq_id[i]; ++s) {
                 require(batch.seq_id[i][s] >= 0 && batch.seq_id[i][s] < n_seq,
-                        "sequence " + std::to_string(batch.seq_id[i][s]) + " at row " + std::to_string(i) +
-                        " is out of range, the context has n_seq_max = " + std::to_string(n_seq));
+                        "sequence ", batch.seq_id[i][s], " at row ", i,
+                        " is out of range, the context has n_seq_max = ", n_seq);
             }
         }
     }
@@ -150,8 +142,8 @@ enum llc_status llc_decode(
             const auto n_outputs = std::count_if(batch->logits, batch->logits + batch->n_tokens,
                                                  [](int8_t flag) { return flag != 0; });
             require(static_cast<uint32_t>(n_outputs) <= n_outputs_max,
-                    std::to_string(n_outputs) + " rows of the batch are marked as outputs, the context was made for "
-                    "n_outputs_max = " + std::to_string(n_outputs_max));
+                    n_outputs, " rows of the batch are marked as outputs, the context was made for n_outputs_max = ",
+                    n_outputs_max);
         }
         llc::decode_scope scope(ctx);
         *code = llama_decode(ctx, *batch);
@@ -169,8 +161,8 @@ enum llc_status llc_encode(struct llama_context * ctx, const struct llama_batch 
     return guarded([&] {
         check_batch(ctx, *batch);
         require(static_cast<uint32_t>(batch->n_tokens) <= llama_n_ubatch(ctx),
-                "an encoder takes its input in one piece: the batch has " + std::to_string(batch->n_tokens) +
-                " tokens, n_ubatch is " + std::to_string(llama_n_ubatch(ctx)));
+                "an encoder takes its input in one piece: the batch has ", batch->n_tokens, " tokens, n_ubatch is ",
+                llama_n_ubatch(ctx));
         llc::decode_scope scope(ctx);
         *code = llama_encode(ctx, *batch);
         scope.computed();
@@ -211,9 +203,8 @@ enum llc_status llc_logprobs(
             return LLC_NO_OUTPUT;
         }
         const int32_t n_vocab = llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(ctx)));
-        require(token < n_vocab, "token " + std::to_string(token) + " is not in the vocabulary");
-        require(n_top >= 0 && n_top <= n_vocab, "n_top is " + std::to_string(n_top) + ", not 0 to " +
-                                                std::to_string(n_vocab));
+        require(token < n_vocab, "token ", token, " is not in the vocabulary");
+        require(n_top >= 0 && n_top <= n_vocab, "n_top is ", n_top, ", not 0 to ", n_vocab);
         const float highest = *std::max_element(logits, logits + n_vocab);
         double      sum     = 0.0;
         for (int32_t t = 0; t < n_vocab; ++t) {

@@ -58,6 +58,11 @@ void llc::follow_ubatches(struct llama_context * ctx) {
     }
 }
 
+int64_t llc::n_nextn_rows(struct llama_context * ctx) {
+    const llm_graph_result * graph = ctx->*member_of(active_graph());
+    return graph != nullptr && graph->t_h_nextn != nullptr ? graph->t_h_nextn->ne[1] : 0;
+}
+
 void llc::set_eval_callback(struct llama_context * ctx, ggml_backend_sched_eval_callback callback, void * data) {
     // upstream takes it at creation only, and hands it to its scheduler with every graph that is built
     auto & params = const_cast<llama_cparams &>(ctx->get_cparams());

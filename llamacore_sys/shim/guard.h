@@ -5,6 +5,7 @@
 
 #include <exception>
 #include <new>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 
@@ -20,6 +21,15 @@ struct ggml_aborted : std::runtime_error {
 struct invalid_argument : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
+
+// Throws it with the parts of the message one after the other, unless the condition holds.
+template <typename... Part> void require(bool condition, const Part &... parts) {
+    if (!condition) {
+        std::ostringstream message;
+        (message << ... << parts);
+        throw invalid_argument(message.str());
+    }
+}
 
 // A device on another machine is gone; what was computed with it is void.
 struct device_lost : std::runtime_error {

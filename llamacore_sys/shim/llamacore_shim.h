@@ -339,7 +339,7 @@ LLC_API enum llc_status llc_tap_read(
    a draft context; both outlive it, and neither computes during its calls. The draft memory is trimmed by the caller: back
    to pos0 after a draft and before llc_spec_process(), to pos0 + 1 + n_accepted after llc_spec_accept(); where it is not,
    the next call says so. With `trims` the session does it; a sequence whose draft memory ends too early is not drafted
-   for, and begins anew with the next batch. */
+   for, and begins anew with the next batch. An MTP session that trims computes what was verified with the next draft. */
 
 struct llc_spec;
 
@@ -403,6 +403,8 @@ LLC_API enum llc_status llc_spec_draft(
         const int32_t * n_max, llama_token * out_tokens, size_t stride, int32_t * out_counts);
 /* how many tokens of the proposal were right; 0 before it was processed gives it up */
 LLC_API enum llc_status llc_spec_accept(struct llc_spec * spec, llama_seq_id seq, int32_t n_accepted);
+/* computes what of the sequence waits for the next draft, before its draft memory is copied, moved or saved */
+LLC_API enum llc_status llc_spec_flush(struct llc_spec * spec, llama_seq_id seq);
 /* length of the proposal that was not answered yet, 0 for none */
 LLC_API int32_t         llc_spec_pending(const struct llc_spec * spec, llama_seq_id seq);
 /* state of a sequence that its memory does not have: EAGLE-3 on recurrent targets, LLC_UNAVAILABLE for all else; *size is

@@ -69,7 +69,7 @@ std::vector<std::shared_ptr<rpc_relay>> relays_of(const llama_model * model) {
     return found;
 }
 
-void require(const std::vector<std::shared_ptr<rpc_relay>> & relays) {
+void require_alive(const std::vector<std::shared_ptr<rpc_relay>> & relays) {
     for (const auto & relay : relays) {
         if (relay->lost() != nullptr) {
             throw llc::device_lost("the RPC server " + relay->endpoint() + " is lost: " + relay->lost());
@@ -91,7 +91,7 @@ template <typename Function> Function * rpc_function(const char * name) {
 namespace llc {
 
 void require_devices(const llama_model * model) {
-    require(relays_of(model));
+    require_alive(relays_of(model));
 }
 
 void require_devices(const ggml_backend_dev_t * list) {
@@ -99,7 +99,7 @@ void require_devices(const ggml_backend_dev_t * list) {
     for (; list != nullptr && *list != nullptr; ++list) {
         add_once(found, relay_of(*list));
     }
-    require(found);
+    require_alive(found);
 }
 
 void remember_split(const llama_model * model, const ggml_backend_dev_t * list) {
@@ -126,13 +126,13 @@ device_scope::device_scope(const llama_context * ctx) {
     for (const auto & relay : relays_) {
         locks_.emplace_back(relay->computing());
     }
-    require(relays_);
+    require_alive(relays_);
 }
 
 void device_scope::finish(llama_context * ctx) const {
     if (!relays_.empty()) {
         llama_synchronize(ctx);
-        require(relays_);
+        require_alive(relays_);
     }
 }
 

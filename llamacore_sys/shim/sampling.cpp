@@ -1,4 +1,5 @@
 #include "guard.h"
+#include "likeliest.h"
 #include "pool_work.h"
 #include "synthetic.h"
 #include "watch.h"
@@ -24,43 +25,6 @@ enum llc_status sample_row(struct llama_sampler * sampler, struct llama_context 
     }
 }
 
-// The n_first most likely tokens from `start` to `end`, in the order of their ids; `found` has room for them. Nearly every
-// block of logits is passed over after one comparison, so that it costs little more than reading them once.
-void likeliest(const float * logits, int32_t start, int32_t end, size_t n_first, std::vector<llama_token_data> & found) {
-    constexpr int32_t block = 64;
-    const auto less_likely = [](const llama_token_data & a, const llama_token_data & b) { return a.logit > b.logit; };
-    found.clear();
-    float least = -INFINITY;
-    for (int32_t first = start; first < end; first += block) {
-        const int32_t last = std::min(first + block, end);
-        if (found.size() == n_first) {
-            bool any = false;
-            for (int32_t t = first; t < last; ++t) {
-                any |= logits[t] > least;
-            }
-            if (!any) {
-                continue;
-            }
-        }
-        for (int32_t t = first; t < last; ++t) {
-            if (found.size() < n_first) {
-                if (!std::isnan(logits[t])) {
-                    found.push_back({t, logits[t], 0.0f});
-                    std::push_heap(found.begin(), found.end(), less_likely);
-                }
-            } else if (logits[t] > least) {
-                std::pop_heap(found.begin(), found.end(), less_likely);
-                found.back() = {t, logits[t], 0.0f};
-                std::push_heap(found.begin(), found.end(), less_likely);
-            }
-            if (found.size() == n_first) {
-                least = found.front().logit;
-            }
-        }
-    }
-    std::sort(found.begin(), found.end(), [](const auto & a, const auto & b) { return a.id < b.id; });
-}
-
 // The candidates of some rows: each thread looks through a part of the vocabulary, in all of them. What the parts have
 // together may be more than n_first tokens, and is never less than the n_first most likely ones.
 struct search {
@@ -82,7 +46,7 @@ struct search {
         auto & self = *static_cast<search *>(data);
         const auto edge = [&](int number) { return static_cast<int32_t>(int64_t(self.n_vocab) * number / n_parts); };
         for (size_t row = 0; row < self.logits.size(); ++row) {
-            likeliest(self.logits[row], edge(part), edge(part + 1), self.n_first[row], self.found[row][part]);
+            llc::likeliest(self.logits[row], edge(part), edge(part + 1), self.n_first[row], self.found[row][part]);
         }
     }
 

@@ -11,6 +11,8 @@
 
 namespace llc {
 
+class mtp_drafter;
+
 struct spec_sequence {
     llama_tokens text;            // by position, up to the last token that was processed; upstream wants it at every draft
     size_t       n_known    = 0;  // length of the text that upstream has made notes of: it must not become shorter
@@ -42,6 +44,7 @@ struct llc_spec {
     std::shared_ptr<llc::watched> on_dft;
     llc::spec_types               types;
     common_speculative_ptr        upstream;
+    std::unique_ptr<llc::mtp_drafter> mtp; // drafts instead of upstream, if there is one
 
     int32_t n_max       = 0;
     int32_t n_vocab     = 0;     // tokens that both models have

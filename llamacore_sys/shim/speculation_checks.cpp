@@ -12,20 +12,14 @@
 #include <cstring>
 
 using llc::guarded;
+using llc::require;
 
 namespace {
 
 constexpr int32_t MAX_DRAFT = 1024; // what upstream's tools take at most for n-grams
 
-void require(bool condition, const std::string & message) {
-    if (!condition) {
-        throw llc::invalid_argument(message);
-    }
-}
-
 void require_range(const char * name, int32_t value, int32_t lowest, int32_t highest) {
-    require(value >= lowest && value <= highest, std::string(name) + " = " + std::to_string(value) + " is not " +
-                                                 std::to_string(lowest) + " to " + std::to_string(highest));
+    require(value >= lowest && value <= highest, std::string(name), " = ", value, " is not ", lowest, " to ", highest);
 }
 
 bool is_ngram(enum common_speculative_type type) {
@@ -54,13 +48,13 @@ void check_target(const struct llc_spec_config & config, const llc::spec_types &
             "the target is no model that makes one token after the other");
     require(params.ctx_type == LLAMA_CONTEXT_TYPE_DEFAULT, "the target is a context of type MTP");
     require(config.n_seq > 0 && config.n_seq <= params.n_seq_max,
-            "n_seq = " + std::to_string(config.n_seq) + " with n_seq_max = " + std::to_string(params.n_seq_max) +
+            "n_seq = ", config.n_seq, " with n_seq_max = ", params.n_seq_max,
             " of the target");
     if (llama_model_is_recurrent(model) || llama_model_is_hybrid(model)) {
         const auto wanted = types.draft_context() ? config.n_max : 1;
         require(static_cast<int32_t>(params.n_rs_seq) >= wanted,
-                "the target keeps a recurrent state and can take back n_rs_seq = " + std::to_string(params.n_rs_seq) +
-                " tokens: drafts of " + std::to_string(wanted) + " need as many");
+                "the target keeps a recurrent state and can take back n_rs_seq = ", params.n_rs_seq,
+                " tokens: drafts of ", wanted, " need as many");
     }
 }
 
@@ -73,14 +67,12 @@ void check_draft(const struct llc_spec_config & config, const llc::spec_types & 
     require(llama_get_memory(config.ctx_dft) != nullptr && !llama_model_is_diffusion(model),
             "the draft model is none that makes one token after the other");
     require(config.n_seq == params.n_seq_max,
-            "n_seq = " + std::to_string(config.n_seq) + " with n_seq_max = " + std::to_string(params.n_seq_max) +
+            "n_seq = ", config.n_seq, " with n_seq_max = ", params.n_seq_max,
             " of the draft context: they must be equal");
     require(params.n_ctx_seq >= target.n_ctx_seq,
-            "the draft context holds " + std::to_string(params.n_ctx_seq) + " tokens of a sequence, the target " +
-            std::to_string(target.n_ctx_seq));
+            "the draft context holds ", params.n_ctx_seq, " tokens of a sequence, the target ", target.n_ctx_seq);
     require(params.n_batch >= target.n_batch,
-            "the draft context takes n_batch = " + std::to_string(params.n_batch) + " rows, the target " +
-            std::to_string(target.n_batch));
+            "the draft context takes n_batch = ", params.n_batch, " rows, the target ", target.n_batch);
     const bool mtp = types.has(COMMON_SPECULATIVE_TYPE_DRAFT_MTP);
     require(mtp == (params.ctx_type == LLAMA_CONTEXT_TYPE_MTP),
             mtp ? "the draft context is not of type MTP" : "the draft context is of type MTP");
@@ -91,11 +83,11 @@ void check_draft(const struct llc_spec_config & config, const llc::spec_types & 
         require(llama_model_target_layer_ids_n(model) > 0, "the draft model is no DFlash model");
     }
     const auto rows  = static_cast<uint64_t>(config.n_seq) * (config.n_max + 1);
-    require(rows <= params.n_batch, "drafts of all sequences have " + std::to_string(rows) +
-                                    " rows, the draft context takes n_batch = " + std::to_string(params.n_batch));
+    require(rows <= params.n_batch, "drafts of all sequences have ", rows,
+                                    " rows, the draft context takes n_batch = ", params.n_batch);
     if (block) {
         require(rows <= params.n_ubatch && rows <= params.n_outputs_max,
-                "blocks of all sequences have " + std::to_string(rows) + " rows: n_ubatch and n_outputs_max of the "
+                "blocks of all sequences have ", rows, " rows: n_ubatch and n_outputs_max of the "
                 "draft context must be as many");
         require(!config.backend_sampling || static_cast<uint32_t>(config.n_max) < params.n_outputs_max_per_seq,
                 "n_outputs_max_per_seq of the draft context must be n_max + 1");
@@ -104,14 +96,14 @@ void check_draft(const struct llc_spec_config & config, const llc::spec_types & 
         require(!llama_model_has_encoder(model), "the draft model has an encoder");
         if (model != model_tgt) {
             const auto difference = llc::spec_difference(model_tgt, model);
-            require(difference.empty(), "target and draft model do not fit: " + difference);
+            require(difference.empty(), "target and draft model do not fit: ", difference);
         }
     }
     if (mtp) {
         require(llama_model_n_layer_nextn(model) > 0, "the draft model has no MTP heads");
         require(llama_model_n_embd_out(model) == llama_model_n_embd_out(model_tgt),
-                "the MTP heads read " + std::to_string(llama_model_n_embd_out(model)) + " numbers of a row, the target "
-                "makes " + std::to_string(llama_model_n_embd_out(model_tgt)));
+                "the MTP heads read ", llama_model_n_embd_out(model), " numbers of a row, the target "
+                "makes ", llama_model_n_embd_out(model_tgt));
         require(target.pooling_type == LLAMA_POOLING_TYPE_NONE, "the target pools its embeddings");
     }
 }
@@ -133,8 +125,8 @@ spec_types spec_types_of(const struct llc_spec_config & config) {
     for (size_t k = 0; k < config.n_types; ++k) {
         const auto type = common_speculative_type_from_name(config.types[k]);
         require(type != COMMON_SPECULATIVE_TYPE_COUNT && type != COMMON_SPECULATIVE_TYPE_NONE,
-                std::string("there is no type \"") + config.types[k] + "\"");
-        require(!types.has(type), std::string("the type \"") + config.types[k] + "\" is named twice");
+                std::string("there is no type \"") + config.types[k], "\"");
+        require(!types.has(type), std::string("the type \"") + config.types[k], "\" is named twice");
         types.all.push_back(type);
     }
     require(!types.all.empty(), "no type is named");

@@ -1,6 +1,6 @@
+#include "mtp.h"
 #include "speculation.h"
 
-#include "llama-context.h"
 #include "llama-ext.h"
 #include "ngram-cache.h"
 #include "synthetic.h"
@@ -9,14 +9,9 @@
 #include <cstring>
 
 using llc::guarded;
+using llc::require;
 
 namespace {
-
-void require(bool condition, const std::string & message) {
-    if (!condition) {
-        throw llc::invalid_argument(message);
-    }
-}
 
 class time_added {
   public:
@@ -30,23 +25,18 @@ class time_added {
 
 llc::spec_sequence & sequence(struct llc_spec & spec, llama_seq_id seq) {
     require(seq >= 0 && static_cast<size_t>(seq) < spec.sequences.size(),
-            "sequence " + std::to_string(seq) + " is not 0 to " + std::to_string(spec.sequences.size() - 1));
+            "sequence ", seq, " is not 0 to ", spec.sequences.size() - 1);
     return spec.sequences[seq];
 }
 
-std::string of(llama_seq_id seq) {
-    return " of sequence " + std::to_string(seq);
-}
-
 void require_token(const struct llc_spec & spec, llama_token token) {
-    require(token >= 0 && token < spec.n_vocab, "token " + std::to_string(token) + " is not in the vocabulary (0 to " +
-                                                std::to_string(spec.n_vocab - 1) + ")");
+    require(token >= 0 && token < spec.n_vocab, "token ", token, " is not in the vocabulary (0 to ", spec.n_vocab - 1, ")");
 }
 
 // A gap, such as an image leaves, is filled with tokens that are none.
 void set_length(const struct llc_spec & spec, llc::spec_sequence & of, llama_pos length) {
     const auto room = of.text.size() + std::max<size_t>(llama_n_ctx(spec.tgt), 1);
-    require(static_cast<size_t>(length) <= room, "position " + std::to_string(length) + " is far behind the text");
+    require(static_cast<size_t>(length) <= room, "position ", length, " is far behind the text");
     of.text.resize(length, LLAMA_TOKEN_NULL);
 }
 
@@ -58,20 +48,20 @@ void show_text(struct llc_spec & spec, llama_seq_id seq) {
     common_speculative_begin(spec.upstream.get(), seq, known.text);
 }
 
-// Cuts the draft memory at a position; whether it has the one before.
-bool bring_in_step(struct llc_spec & spec, llama_seq_id seq, llama_pos pos) {
-    auto * memory = llama_get_memory(spec.dft);
-    const auto last = llama_memory_seq_pos_max(memory, seq);
-    require(last < pos || llama_memory_seq_rm(memory, seq, pos, -1),
-            "the memory of the draft context does not take back positions" + of(seq));
-    return last >= pos - 1;
+// Cuts the draft memory to what is before a token; whether that is all there.
+bool bring_in_step(struct llc_spec & spec, llama_seq_id seq, llama_pos pos, llama_token token = LLAMA_TOKEN_NULL) {
+    auto *     memory = llama_get_memory(spec.dft);
+    const auto end    = spec.mtp != nullptr ? spec.mtp->kept(seq, pos, token) : pos;
+    const auto last   = llama_memory_seq_pos_max(memory, seq);
+    require(last < end || llama_memory_seq_rm(memory, seq, end, -1),
+            "the memory of the draft context does not take back positions of sequence ", seq);
+    return last >= end - 1;
 }
 
 void check_rows(struct llc_spec & spec, const struct llama_batch & batch, int32_t n_rows) {
     const auto & seen = *spec.on_tgt;
     require(batch.token != nullptr && batch.pos != nullptr && batch.seq_id != nullptr, "the batch has no tokens");
-    require(n_rows > 0 && n_rows <= batch.n_tokens, std::to_string(n_rows) + " rows of a batch of " +
-                                                    std::to_string(batch.n_tokens));
+    require(n_rows > 0 && n_rows <= batch.n_tokens, n_rows, " rows of a batch of ", batch.n_tokens);
     require(seen.sound && seen.token.size() == static_cast<size_t>(batch.n_tokens) &&
             std::equal(seen.token.begin(), seen.token.end(), batch.token) &&
             std::equal(seen.pos.begin(), seen.pos.end(), batch.pos),
@@ -82,22 +72,22 @@ void check_rows(struct llc_spec & spec, const struct llama_batch & batch, int32_
         require(batch.n_seq_id[row] == 1 && batch.seq_id[row][0] == seq,
                 "this batch is not what the target has decoded last");
         if (row > 0 && seq == seen.seq[row - 1]) {
-            require(batch.pos[row] == batch.pos[row - 1] + 1, "the positions" + of(seq) + " do not follow each other");
+            require(batch.pos[row] == batch.pos[row - 1] + 1, "the positions of sequence ", seq, " do not follow each other");
             continue;
         }
         auto & on = sequence(spec, seq);
-        require(!met[seq], "the rows" + of(seq) + " are not side by side");
+        require(!met[seq], "the rows of sequence ", seq, " are not side by side");
         met[seq] = true;
-        require(on.n_verified < 0, "the proposal" + of(seq) + " was processed: accept it first");
+        require(on.n_verified < 0, "the proposal of sequence ", seq, " was processed: accept it first");
         if (spec.in_step && spec.trims) {
-            if (!bring_in_step(spec, seq, batch.pos[row])) {
+            if (!bring_in_step(spec, seq, batch.pos[row], batch.token[row])) {
                 llama_memory_seq_rm(llama_get_memory(spec.dft), seq, -1, -1); // it goes on from here
             }
         } else if (spec.in_step) {
             const auto last = llama_memory_seq_pos_max(llama_get_memory(spec.dft), seq);
             require(last < 0 || last + 1 == batch.pos[row] || (spec.may_jump && last < batch.pos[row]),
-                    "the draft context holds positions up to " + std::to_string(last) + of(seq) +
-                    ", the batch starts at " + std::to_string(batch.pos[row]) +
+                    "the draft context holds positions up to ", last, " of sequence ", seq,
+                    ", the batch starts at ", batch.pos[row],
                     ": remove what was drafted, process every batch");
         }
     }
@@ -125,13 +115,13 @@ struct wish {
 
 void check_wish(struct llc_spec & spec, const wish & on) {
     const auto & state = sequence(spec, on.seq);
-    require(state.n_pending == 0, "a proposal" + of(on.seq) + " was not accepted yet");
-    require(on.pos0 >= 0, "position " + std::to_string(on.pos0));
+    require(state.n_pending == 0, "a proposal of sequence ", on.seq, " was not accepted yet");
+    require(on.pos0 >= 0, "position ", on.pos0);
     require_token(spec, on.id_last);
     if (spec.in_step && on.n_max > 0 && !spec.trims) {
         const auto last = llama_memory_seq_pos_max(llama_get_memory(spec.dft), on.seq);
-        require(last + 1 == on.pos0, "the draft context holds positions up to " + std::to_string(last) + of(on.seq) +
-                                     ", the draft starts at " + std::to_string(on.pos0) +
+        require(last + 1 == on.pos0, "the draft context holds positions up to ", last, " of sequence ", on.seq,
+                                     ", the draft starts at ", on.pos0,
                                      ": process what the target decoded, remove what was rejected");
     }
 }
@@ -176,137 +166,12 @@ void collect(struct llc_spec & spec, const wish & on, llama_token * tokens, int3
     }
 }
 
-struct common_params_speculative upstream_params(const struct llc_spec_config & config, const llc::spec_types & types) {
-    struct common_params_speculative params;
-    params.types                   = types.all;
-    params.synth_len               = config.synth_length;
-    params.draft.n_max             = config.n_max;
-    params.draft.n_min             = config.n_min;
-    params.draft.p_min             = config.p_min;
-    params.draft.backend_sampling  = config.backend_sampling;
-    params.draft.ctx_tgt           = config.ctx_tgt;
-    params.draft.ctx_dft           = config.ctx_dft;
-    params.ngram_mod.n_match       = config.ngram_mod_n_match;
-    params.ngram_mod.n_min         = config.ngram_mod_n_min;
-    params.ngram_mod.n_max         = config.ngram_mod_n_max;
-    params.ngram_simple.size_n     = static_cast<uint16_t>(config.ngram_size_n);
-    params.ngram_simple.size_m     = static_cast<uint16_t>(config.ngram_size_m);
-    params.ngram_simple.min_hits   = static_cast<uint16_t>(config.ngram_min_hits);
-    params.ngram_map_k             = params.ngram_simple;
-    params.ngram_map_k4v           = params.ngram_simple;
-    if (config.n_synth_rates > 0) {
-        params.synth_rates.assign(config.synth_rates, config.synth_rates + config.n_synth_rates);
-    }
-    if (config.lookup_cache_static != nullptr) {
-        params.ngram_cache.lookup_cache_static = config.lookup_cache_static;
-    }
-    if (config.lookup_cache_dynamic != nullptr) {
-        params.ngram_cache.lookup_cache_dynamic = config.lookup_cache_dynamic;
-    }
-    return params;
-}
-
 } // namespace
 
 bool llc::spec_takes(struct llc_spec & spec, int32_t place) {
     const auto & probabilities = common_speculative_get_synth_probs(spec.upstream.get());
     std::uniform_real_distribution<double> uniform(0.0, 1.0);
     return static_cast<size_t>(place) < probabilities.size() && uniform(spec.synth_rng) < probabilities[place];
-}
-
-llc_spec::~llc_spec() {
-    using lock = std::unique_lock<std::mutex>; // a decode of another thread is waited for
-    const auto tgt_lock = on_tgt != nullptr ? lock(on_tgt->computing) : lock();
-    const auto dft_lock = on_dft != nullptr ? lock(on_dft->computing) : lock();
-    upstream.reset();
-    if (on_tgt != nullptr) {
-        llama_set_embeddings_nextn(tgt, nextn, nextn_masked);
-        for (size_t layer = 0; layer < layer_inputs.size(); ++layer) {
-            if (!layer_inputs[layer] && tgt->get_cparams().embeddings_layer_inp[layer]) {
-                llama_set_embeddings_layer_inp(tgt, static_cast<uint32_t>(layer), false);
-            }
-        }
-        llc::unwatch(tgt);
-    }
-    if (on_dft != nullptr) {
-        llc::unwatch(dft);
-    }
-}
-
-struct llc_spec_config llc_spec_default_config(void) {
-    const struct common_params_speculative defaults;
-    struct llc_spec_config config = {};
-    config.n_seq             = 1;
-    config.n_max             = defaults.draft.n_max;
-    config.n_min             = defaults.draft.n_min;
-    config.p_min             = defaults.draft.p_min;
-    config.backend_sampling  = defaults.draft.backend_sampling;
-    config.ngram_size_n      = defaults.ngram_simple.size_n;
-    config.ngram_size_m      = defaults.ngram_simple.size_m;
-    config.ngram_min_hits    = defaults.ngram_simple.min_hits;
-    config.ngram_mod_n_match = defaults.ngram_mod.n_match;
-    config.ngram_mod_n_min   = defaults.ngram_mod.n_min;
-    config.ngram_mod_n_max   = defaults.ngram_mod.n_max;
-    config.synth_length      = defaults.synth_len;
-    config.synth_seed        = std::mt19937::default_seed;
-    return config;
-}
-
-enum llc_status llc_spec_new(const struct llc_spec_config * config, struct llc_spec ** spec) {
-    *spec = nullptr;
-    return guarded([&] {
-        auto made   = std::make_unique<struct llc_spec>();
-        made->types = llc::spec_types_of(*config);
-        require(config->ctx_tgt != nullptr, "there is no target context");
-        made->tgt          = config->ctx_tgt;
-        made->dft          = config->ctx_dft;
-        made->trims        = config->trims;
-        made->nextn        = made->tgt->get_cparams().embeddings_nextn;
-        made->nextn_masked = made->tgt->get_cparams().embeddings_nextn_masked;
-        made->layer_inputs = made->tgt->get_cparams().embeddings_layer_inp;
-        llc::check_spec_contexts(*config, made->types);
-        made->on_tgt = llc::watch(made->tgt, false);
-        if (made->dft != nullptr) {
-            made->on_dft = llc::watch(made->dft, true);
-            made->reads_nextn = llc::enable_layer_inputs(made->tgt, llama_get_model(made->dft), made->types);
-        }
-        auto params = upstream_params(*config, made->types);
-        try {
-            made->upstream.reset(common_speculative_init(params, config->n_seq));
-        } catch (const std::invalid_argument & e) {
-            throw llc::invalid_argument(e.what());
-        }
-        require(made->upstream != nullptr, "there is nothing to draft with");
-
-        const auto * target = llama_get_model(made->tgt);
-        made->n_max   = std::max(common_speculative_n_max(made->upstream.get()), 0);
-        made->n_vocab = llama_vocab_n_tokens(llama_model_get_vocab(target));
-        if (llama_model_is_recurrent(target) || llama_model_is_hybrid(target)) {
-            made->n_max = std::min<int32_t>(made->n_max, llama_n_rs_seq(made->tgt));
-        }
-        if (made->dft != nullptr) {
-            const auto * draft = llama_get_model(made->dft);
-            const auto   rope  = llama_model_rope_type(draft);
-            made->n_vocab  = std::min(made->n_vocab, llama_vocab_n_tokens(llama_model_get_vocab(draft)));
-            made->may_jump = rope == LLAMA_ROPE_TYPE_MROPE || rope == LLAMA_ROPE_TYPE_IMROPE;
-            // EAGLE-3 is one position behind and trims its memory itself; shared memory is trimmed with the target's
-            made->in_step  = !made->types.has(COMMON_SPECULATIVE_TYPE_DRAFT_EAGLE3) &&
-                             llama_get_ctx_other(made->dft) != made->tgt;
-        }
-        made->sequences.resize(config->n_seq);
-        made->synth_rng.seed(config->synth_seed);
-        made->drafted.resize(made->n_max);
-        made->accepted.resize(made->drafted.size());
-        *spec = made.release();
-        return LLC_OK;
-    });
-}
-
-void llc_spec_free(struct llc_spec * spec) {
-    guarded([&] {
-        delete spec;
-        return LLC_OK;
-    });
 }
 
 int32_t llc_spec_n_max(const struct llc_spec * spec) {
@@ -331,6 +196,9 @@ enum llc_status llc_spec_begin(struct llc_spec * spec, llama_seq_id seq, const l
         on.n_pending  = 0;
         on.n_verified = -1;
         show_text(*spec, seq);
+        if (spec->mtp != nullptr) {
+            spec->mtp->begin(seq);
+        }
         ++spec->stats.n_begin;
         return LLC_OK;
     });
@@ -346,7 +214,9 @@ enum llc_status llc_spec_process(struct llc_spec * spec, const struct llama_batc
         spec->on_tgt->sound = false; // once is enough
         ++spec->stats.n_process;
         const llc::device_scope drafting(spec->dft);
-        const bool              processed = common_speculative_process(spec->upstream.get(), spec->batch);
+        const bool              processed = spec->mtp != nullptr
+                                                ? spec->mtp->process(spec->batch)
+                                                : common_speculative_process(spec->upstream.get(), spec->batch);
         drafting.finish(spec->dft);
         if (!processed) {
             return llc::fail(LLC_FAILED, "the draft context could not decode the batch");
@@ -373,9 +243,9 @@ enum llc_status llc_spec_draft(
         for (size_t k = 0; k < n; ++k) {
             wishes.push_back({seqs[k], pos0[k], id_last[k], std::min(n_max[k], spec->n_max)});
             check_wish(*spec, wishes.back());
-            require(n_max[k] >= 0, "n_max = " + std::to_string(n_max[k]));
+            require(n_max[k] >= 0, "n_max = ", n_max[k]);
             require(static_cast<size_t>(wishes.back().n_max) <= stride, "there is no room for the drafts");
-            require(!met[seqs[k]], "sequence " + std::to_string(seqs[k]) + " is named twice");
+            require(!met[seqs[k]], "sequence ", seqs[k], " is named twice");
             met[seqs[k]] = true;
         }
         const time_added timer(spec->stats.t_draft_us);
@@ -383,15 +253,21 @@ enum llc_status llc_spec_draft(
             struct llc_spec & spec;
             ~tidy() { forget_wishes(spec); }
         } scope{*spec};
+        std::vector<llc::mtp_drafter::request> requests;
         for (const auto & on : wishes) {
             spec->sequences[on.seq].draft.clear();
             const bool ready = !spec->in_step || !spec->trims || bring_in_step(*spec, on.seq, on.pos0);
             if (on.n_max > 0 && ready) {
                 ask(*spec, on);
+                requests.push_back({on.seq, on.pos0, on.id_last, on.n_max, &spec->sequences[on.seq].draft});
             }
         }
         const llc::device_scope drafting(spec->dft);
-        common_speculative_draft(spec->upstream.get());
+        if (spec->mtp != nullptr) {
+            spec->mtp->draft(requests);
+        } else {
+            common_speculative_draft(spec->upstream.get());
+        }
         drafting.finish(spec->dft);
         for (size_t k = 0; k < n; ++k) {
             collect(*spec, wishes[k], out_tokens + k * stride, out_counts[k]);
@@ -403,15 +279,19 @@ enum llc_status llc_spec_draft(
 enum llc_status llc_spec_accept(struct llc_spec * spec, llama_seq_id seq, int32_t n_accepted) {
     return guarded([&] {
         auto & on = sequence(*spec, seq);
-        require(on.n_pending > 0, "there is no proposal" + of(seq));
+        require(on.n_pending > 0, "there is no proposal of sequence ", seq);
         require(n_accepted >= 0 && n_accepted <= on.n_pending,
-                std::to_string(n_accepted) + " accepted tokens of a proposal of " + std::to_string(on.n_pending));
+                n_accepted, " accepted tokens of a proposal of ", on.n_pending);
         require(n_accepted <= std::max(on.n_verified, 0),
-                std::to_string(n_accepted) + " accepted tokens, " + std::to_string(std::max(on.n_verified, 0)) +
+                n_accepted, " accepted tokens, ", std::max(on.n_verified, 0),
                 " of the proposal were processed");
         if (on.n_verified >= 0) { // else it was given up, and upstream would go back to the rows of an earlier batch
             const time_added timer(spec->stats.t_accept_us);
-            common_speculative_accept(spec->upstream.get(), seq, static_cast<uint16_t>(n_accepted));
+            if (spec->mtp != nullptr) {
+                spec->mtp->accept(seq, n_accepted);
+            } else {
+                common_speculative_accept(spec->upstream.get(), seq, static_cast<uint16_t>(n_accepted));
+            }
             ++spec->stats.n_accept;
             spec->stats.n_drafts_accepted += n_accepted > 0;
             spec->stats.n_accepted_tokens += n_accepted;
@@ -422,6 +302,16 @@ enum llc_status llc_spec_accept(struct llc_spec * spec, llama_seq_id seq, int32_
         on.n_pending  = 0;
         on.n_verified = -1;
         return LLC_OK;
+    });
+}
+
+enum llc_status llc_spec_flush(struct llc_spec * spec, llama_seq_id seq) {
+    return guarded([&] {
+        sequence(*spec, seq);
+        const llc::device_scope drafting(spec->dft);
+        const bool              done = spec->mtp == nullptr || spec->mtp->flush(seq);
+        drafting.finish(spec->dft);
+        return done ? LLC_OK : llc::fail(LLC_FAILED, "the draft context could not decode what was verified");
     });
 }
 
@@ -453,10 +343,10 @@ enum llc_status llc_spec_state_set(struct llc_spec * spec, llama_seq_id seq, con
         if (!spec->types.has(COMMON_SPECULATIVE_TYPE_DRAFT_EAGLE3)) {
             return llc::fail(LLC_UNAVAILABLE, "this type keeps no state that could be saved");
         }
-        require(on.n_pending == 0, "a proposal" + of(seq) + " was not accepted yet");
+        require(on.n_pending == 0, "a proposal of sequence ", seq, " was not accepted yet");
         const auto expected = sizeof(llama_pos) + llama_model_n_embd(llama_get_model(spec->dft)) * sizeof(float);
         llama_pos  pos      = -1;
-        require(size == expected, "the state has " + std::to_string(size) + " bytes, not " + std::to_string(expected));
+        require(size == expected, "the state has ", size, " bytes, not ", expected);
         std::memcpy(&pos, data, sizeof(pos));
         require(pos >= 0, "the state is damaged");
         common_speculative_set_state(spec->upstream.get(), seq, std::vector<uint8_t>(data, data + size));

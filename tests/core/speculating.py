@@ -65,6 +65,7 @@ class Loop:
         elif draft_model is not None:
             made = draft_context(self.ctx, draft_model, config.types, config.n_draft_max)
             self.dft = self._stack.enter_context(made)
+        self._cuts_both = not config.trims
         self.session = self._stack.enter_context(SpeculativeSession(config, self.ctx, self.dft))
         self.batch = Batch(512)
         self.sampler = RowSampler(config.n_seq, self.session.n_draft_max)
@@ -76,8 +77,8 @@ class Loop:
         self._stack.close()
 
     def cut(self, seq: int, length: int) -> None:
-        """Cut a sequence in both memories."""
-        for context in (self.ctx, self.dft):
+        """Cut a sequence in both memories, in the target's alone if the session cuts the other."""
+        for context in (self.ctx, self.dft if self._cuts_both else None):
             if context is not None:
                 assert context.memory.seq_rm(seq, length)
 
@@ -115,7 +116,8 @@ class Loop:
             self.batch.clear()
             rows = []
             for seq, draft in zip(seqs, drafts, strict=True):
-                self.dft and self.dft.memory.seq_rm(seq, past[seq])
+                if self.dft is not None and self._cuts_both:
+                    self.dft.memory.seq_rm(seq, past[seq])
                 tokens = [last[seq], *draft]
                 rows.append(self.batch.add_tokens(tokens, pos=past[seq], seq_id=seq, outputs="all").start)
             self.ctx.decode(self.batch)

@@ -364,6 +364,7 @@ MISUSE: dict[str, Callable[[Loop], object]] = {
     "begin with text": lambda s: s.session.begin(0, "hello"),  # type: ignore[arg-type]
     "begin with None": lambda s: s.session.begin(0, None),  # type: ignore[arg-type]
     "pending of nobody": lambda s: s.session.pending(2),
+    "flush of nobody": lambda s: s.session.flush(2),
     "state of MTP": lambda s: s.session.get_state(0),
     "state of nobody": lambda s: s.session.get_state(9),
     "state for MTP": lambda s: s.session.set_state(0, b"x" * 100),
@@ -445,6 +446,7 @@ METHODS: dict[str, Callable[[SpeculativeSession], object]] = {
     "draft_many": lambda s: s.draft_many([0], [0], [5]),
     "accept": lambda s: s.accept(0, 0),
     "pending": lambda s: s.pending(0),
+    "flush": lambda s: s.flush(0),
     "get_state": lambda s: s.get_state(0),
     "set_state": lambda s: s.set_state(0, b""),
     "stats": lambda s: s.stats(),

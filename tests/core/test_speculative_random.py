@@ -26,7 +26,7 @@ model = lc.Model.load(path, load_mtp=True)
 types = kind.split(",")
 config = SpeculativeConfig(
     types, n_seq=3, n_draft_max=3, ngram_size_n=2, ngram_size_m=3, ngram_mod_n_match=2, ngram_mod_n_min=0,
-    ngram_mod_n_max=4, p_min=rng.choice((0.0, 0.0, 0.02)),
+    ngram_mod_n_max=4, p_min=rng.choice((0.0, 0.0, 0.02)), trims=rng.random() < 0.5,
 )
 draft_model = lc.Model.load(sys.argv[5]) if len(sys.argv) > 5 else None
 counts = {}
@@ -42,7 +42,7 @@ def one(loop, state):
     past = state.get(seq, 0)
     what = rng.choice(
         ["decode", "process", "draft", "accept", "trim"] * 3
-        + ["begin", "draft_many", "trim_all", "copy", "refill", "cancel", "state"]
+        + ["begin", "draft_many", "trim_all", "copy", "refill", "cancel", "state", "flush"]
     )
     counts[what] = counts.get(what, 0) + 1
     memories = [context.memory for context in (loop.ctx, loop.dft) if context is not None]
@@ -84,6 +84,8 @@ def one(loop, state):
         loop.batch.add_tokens(tokens(4), pos=number(past, 0), seq_id=number(0, 1))
     elif what == "cancel" and loop.dft is not None:
         loop.dft.cancel() if rng.random() < 0.5 else loop.dft.resume()
+    elif what == "flush":
+        session.flush(seq)
     elif what == "state":
         session.set_state(seq, session.get_state(seq))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 import llamacore as lc
 
 MakeEngine = Callable[..., lc.Engine]
+MakeLlama = Callable[..., lc.Llama]
 
 
 @pytest.fixture
@@ -34,6 +36,27 @@ def make_engine() -> Iterator[MakeEngine]:
     yield make
     for engine in made:
         engine.close()
+
+
+@pytest.fixture
+def make_llama() -> Iterator[MakeLlama]:
+    """A function that makes a `Llama`; after the test no drafting may have failed, and all are closed."""
+    made: list[lc.Llama] = []
+
+    def llama(model: Path | lc.Model, speculative: Any = None, *, n_ctx: int = 2048, **options: Any) -> lc.Llama:
+        made.append(
+            lc.Llama(model, n_ctx=n_ctx, n_threads=1, flash_attn="disabled", speculative=speculative, **options)
+        )
+        return made[-1]
+
+    yield llama
+    try:
+        for one in made:
+            stats = None if one.closed else one.engine.stats().speculation
+            assert stats is None or stats.failure is None
+    finally:
+        for one in made:
+            one.close()
 
 
 def greedy(**options: Any) -> lc.SamplingParams:

@@ -51,3 +51,16 @@ def test_the_drafts_after_a_cut_are_those_of_a_new_engine(llama, exact_path):
     again = llama.engine.stats().speculation
     first, second = fresh.accepted - before.accepted, again.accepted - middle.accepted
     assert abs(first - second) <= 3, (first, second)
+
+
+def test_what_waits_is_in_a_saved_state(exact_path):
+    """MTP computes what was verified with the next draft, and before its memory is saved or copied."""
+    options = {"n_ctx": 1024, "n_threads": 1, "n_parallel": 2, "flash_attn": "disabled"}
+    with lc.Llama(exact_path, speculative=lc.Mtp(adaptive=False), **options) as llama:
+        llama.generate(PREFIX, max_tokens=20, temperature=0.0, ignore_eos=True)
+        drafter = llama.engine._drafter
+        before, target = ends(llama)[1], ends(llama)[0]
+        assert before < target
+        llama.engine.call(lambda _: drafter.state(0))
+        assert drafter.failure is None
+        assert ends(llama) == (target, target)

@@ -2,66 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 import llamacore as lc
-from llamacore.engine.speculation import gain
-from llamacore.hub import demo_draft_path
 from llamacore.testing import tiny_lora
 
 from .conftest import ask, greedy
-
-Make = Callable[..., lc.Llama]
-
-STORY = "Tell me a happy story."
-WAYS: dict[str, Callable[[], Any]] = {
-    "mtp": lambda: lc.Mtp(adaptive=False),
-    "draft model": lambda: lc.DraftModel(model=demo_draft_path(), adaptive=False),
-    "n-grams": lambda: lc.Ngram(type="ngram-simple", n_max=4, size_n=2, adaptive=False),
-}
-NGRAMS = lc.Ngram(type="ngram-simple", n_max=4, size_n=2, adaptive=False)
-
-
-@pytest.fixture
-def make() -> Iterator[Make]:
-    """A function that makes a `Llama`; after the test no drafting may have failed, and all are closed."""
-    made: list[lc.Llama] = []
-
-    def llama(model: Path | lc.Model, speculative: Any = None, *, n_ctx: int = 2048, **options: Any) -> lc.Llama:
-        made.append(
-            lc.Llama(model, n_ctx=n_ctx, n_threads=1, flash_attn="disabled", speculative=speculative, **options)
-        )
-        return made[-1]
-
-    yield llama
-    try:
-        for one in made:
-            stats = None if one.closed else one.engine.stats().speculation
-            assert stats is None or stats.failure is None
-    finally:
-        for one in made:
-            one.close()
+from .drafting import NGRAMS, STORY, WAYS, drafted, story
 
 
 @pytest.fixture(params=WAYS)
-def pair(request, make, exact_path) -> tuple[lc.Llama, lc.Llama]:
+def pair(request, make_llama, exact_path) -> tuple[lc.Llama, lc.Llama]:
     """The same model without drafts and with them."""
-    return make(exact_path), make(exact_path, WAYS[request.param]())
-
-
-def story(llama: lc.Llama, mood: str = "happy") -> list[int]:
-    return llama.chat_prompt([{"role": "user", "content": f"Tell me a {mood} story."}])
-
-
-def drafted(llama: lc.Llama) -> int:
-    return llama.engine.stats().speculation.drafted
+    return make_llama(exact_path), make_llama(exact_path, WAYS[request.param]())
 
 
 def same(pair: tuple[lc.Llama, lc.Llama], prompt: Any, **options: Any) -> lc.Completion:
@@ -100,10 +55,13 @@ def test_ends_by_itself(pair):
     assert 300 == len(same(pair, prompt, max_tokens=300, ignore_eos=True).tokens)
 
 
-def test_until_the_context_is_full(make, exact_path):
+def test_until_the_context_is_full(make_llama, exact_path):
     """Drafts never reach past the end of the context."""
     for n_ctx in (256, 512):
-        full = make(exact_path, n_ctx=n_ctx, n_parallel=1), make(exact_path, lc.Mtp(n_max=7), n_ctx=n_ctx, n_parallel=1)
+        full = (
+            make_llama(exact_path, n_ctx=n_ctx, n_parallel=1),
+            make_llama(exact_path, lc.Mtp(n_max=7), n_ctx=n_ctx, n_parallel=1),
+        )
         result = same(full, "Once upon a time", ignore_eos=True)
         assert "length" == result.finish_reason
         assert n_ctx < len(result.tokens) + 8
@@ -228,24 +186,24 @@ def test_samples_of_one_prompt(pair):
         assert len({result.tokens for result in texts[1]}) > 1
 
 
-def test_drafts_beside_prompts(make, exact_path):
+def test_drafts_beside_prompts(make_llama, exact_path):
     """Long prompts are computed in pieces while others draft; all are as each alone."""
-    alone = make(exact_path, n_parallel=1)
+    alone = make_llama(exact_path, n_parallel=1)
     prompts = [story(alone, mood) * (1 + number % 3) for number, mood in enumerate(("happy", "sad", "calm") * 5)]
     expected = [alone.generate(prompt, max_tokens=40, temperature=0.0).tokens for prompt in prompts]
     for way in WAYS.values():
-        spec = make(exact_path, way(), n_parallel=6, n_batch=32, n_ubatch=32, n_ctx=4096)
+        spec = make_llama(exact_path, way(), n_parallel=6, n_batch=32, n_ubatch=32, n_ctx=4096)
         running = [spec.engine.submit(ask(prompt, 40)) for prompt in prompts]
         assert expected == [generation.result().tokens for generation in running]
         assert drafted(spec) > 50
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_separate_caches(make, exact_path, way):
+def test_separate_caches(make_llama, exact_path, way):
     params = lc.ContextParams(n_ctx=4096, n_seq_max=4, n_outputs_max=4, kv_unified=False)
     texts = []
     for speculative in (None, WAYS[way]()):
-        llama = make(exact_path, speculative, context_params=params)
+        llama = make_llama(exact_path, speculative, context_params=params)
         running = [
             llama.engine.submit(ask(story(llama, mood), 60)) for mood in ("happy", "sad", "calm", "angry", "afraid")
         ]
@@ -253,9 +211,9 @@ def test_separate_caches(make, exact_path, way):
     assert texts[0] == texts[1]
 
 
-def test_less_of_it_for_a_request(make, exact_path):
+def test_less_of_it_for_a_request(make_llama, exact_path):
     """`draft_max` of a request is a limit of its own; 0 drafts nothing."""
-    llama = make(exact_path, lc.Mtp(n_max=3, adaptive=False))
+    llama = make_llama(exact_path, lc.Mtp(n_max=3, adaptive=False))
     texts = set()
     for limit, places in ((0, 0), (1, 1), (2, 2), (None, 3), (99, 3)):
         before = llama.engine.stats().speculation.positions
@@ -273,16 +231,16 @@ def test_less_of_it_for_a_request(make, exact_path):
             llama.generate("a", draft_max=wrong)
 
 
-def test_a_memory_that_is_full(make, exact_path):
+def test_a_memory_that_is_full(make_llama, exact_path):
     """Texts that do not fit side by side lose their sequences and go on later, drafts or not."""
-    alone = make(exact_path, n_parallel=1)
+    alone = make_llama(exact_path, n_parallel=1)
     prompts = [story(alone, mood) for mood in ("happy", "sad", "calm", "angry")]
     asked = {"sampling": greedy(ignore_eos=True)}
     expected = [alone.engine.submit(ask(prompt, 150, **asked)).result().tokens for prompt in prompts]
     for way in WAYS.values():
         events: list[str] = []
         params = lc.EngineParams(on_event=lambda event, events=events: events.append(event.kind))
-        spec = make(exact_path, way(), n_parallel=4, n_ctx=512, engine_params=params)
+        spec = make_llama(exact_path, way(), n_parallel=4, n_ctx=512, engine_params=params)
         running = [spec.engine.submit(ask(prompt, 150, **asked)) for prompt in prompts]
         assert expected == [generation.result().tokens for generation in running]
         assert "preempted" in events
@@ -292,9 +250,9 @@ def test_a_memory_that_is_full(make, exact_path):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_second_turn(make, exact_path, way):
+def test_a_second_turn(make_llama, exact_path, way):
     """What was written with drafts is in the cache, and what is written after it is right."""
-    plain, spec = make(exact_path), make(exact_path, WAYS[way]())
+    plain, spec = make_llama(exact_path), make_llama(exact_path, WAYS[way]())
     prompt = story(plain)
     first = same((plain, spec), prompt, max_tokens=50)
     more = [*prompt, *first.tokens, *plain.tokenize(" The next day", add_special=False)]
@@ -305,9 +263,9 @@ def test_a_second_turn(make, exact_path, way):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_texts_that_move_to_host_memory(make, exact_path, way):
+def test_texts_that_move_to_host_memory(make_llama, exact_path, way):
     """One sequence, several long texts: each is put back with its part in the memory that drafts."""
-    plain, spec = (make(exact_path, speculative, n_parallel=1) for speculative in (None, WAYS[way]()))
+    plain, spec = (make_llama(exact_path, speculative, n_parallel=1) for speculative in (None, WAYS[way]()))
     prompts = [story(plain, mood) * 20 for mood in ("happy", "sad", "calm")]
     for _ in range(2):
         for prompt in prompts:
@@ -315,16 +273,16 @@ def test_texts_that_move_to_host_memory(make, exact_path, way):
     assert spec.engine.stats().cache.restores >= 2
 
 
-def test_a_folder_with_and_without_drafts(make, exact_path, tmp_path):
+def test_a_folder_with_and_without_drafts(make_llama, exact_path, tmp_path):
     """Texts of an engine that drafts serve one that does not, and the other way round."""
-    plain = make(exact_path, n_parallel=1)
+    plain = make_llama(exact_path, n_parallel=1)
     prompt = story(plain) * 20
     known, expected = list(prompt), []
     ways = (WAYS["mtp"], None, WAYS["draft model"], WAYS["mtp"], WAYS["n-grams"], WAYS["mtp"])
     params = lc.EngineParams(cache_dir=tmp_path)
     for number, way in enumerate(ways):
         expected = plain.generate(known, max_tokens=30, temperature=0.0, ignore_eos=True).tokens
-        with make(exact_path, None if way is None else way(), n_parallel=1, engine_params=params) as llama:
+        with make_llama(exact_path, None if way is None else way(), n_parallel=1, engine_params=params) as llama:
             result = llama.generate(known, max_tokens=30, temperature=0.0, ignore_eos=True)
             assert expected == result.tokens
             assert (result.usage.cached_tokens > len(known) - 3) == (number > 0)
@@ -335,14 +293,14 @@ def test_a_folder_with_and_without_drafts(make, exact_path, tmp_path):
 # adapters, shifting, other memories
 
 
-def test_adapters(make, tiny_path, tmp_path):
+def test_adapters(make_llama, tiny_path, tmp_path):
     """Requests with different adapters at a time, drafted for by the plain model and by n-grams."""
     path = tiny_path("llama", n_vocab=300)
     with lc.Model.load(path) as model, lc.LoraAdapter.load(model, tiny_lora(tmp_path / "a.gguf", path)) as lora:
         prompt = list(range(20, 50)) * 2
         texts = []
         for speculative in (None, NGRAMS, lc.DraftModel(model=path, adaptive=False)):
-            llama = make(model, speculative)
+            llama = make_llama(model, speculative)
             running = [
                 llama.engine.submit(ask(prompt, 40, sampling=greedy(ignore_eos=True), loras=loras))
                 for loras in ({lora: 1.0}, {}, {lora: 0.3}, {}, {lora: 1.0})
@@ -353,12 +311,12 @@ def test_adapters(make, tiny_path, tmp_path):
         assert 3 == len(set(texts[0]))
 
 
-def test_shifting(make, tiny_path):
+def test_shifting(make_llama, tiny_path):
     """The oldest tokens are dropped in both memories, at the same places as without drafts."""
     path = tiny_path("llama", n_vocab=300)
     texts = []
     for speculative in (None, NGRAMS, lc.DraftModel(model=path, adaptive=False)):
-        llama = make(path, speculative, n_ctx=256, n_parallel=1)
+        llama = make_llama(path, speculative, n_ctx=256, n_parallel=1)
         result = llama.generate(
             list(range(20, 220)), max_tokens=300, temperature=0.0, ignore_eos=True, overflow="shift", n_keep=10
         )
@@ -379,14 +337,14 @@ def test_shifting(make, tiny_path):
     ids=str,
 )
 @pytest.mark.parametrize("n_parallel", [1, 4])
-def test_every_kind_of_memory(make, tiny, arch, options, settings, n_parallel):
+def test_every_kind_of_memory(make_llama, tiny, arch, options, settings, n_parallel):
     """Attention, sliding windows and hybrid: what a draft left is taken back."""
     model = tiny(arch, **options)
     prompts = [[10 + seed, *list(range(20, 40)) * 3, 11 + seed] for seed in range(5)]
     params = lc.ContextParams(n_seq_max=n_parallel, n_outputs_max=n_parallel, kv_unified=True, **settings)
     texts = []
     for speculative in (None, NGRAMS):
-        llama = make(model, speculative, context_params=params)
+        llama = make_llama(model, speculative, context_params=params)
         running = [llama.engine.submit(ask(prompt, 90, sampling=greedy(ignore_eos=True))) for prompt in prompts]
         texts.append([generation.result().tokens for generation in running])
         again = [llama.engine.submit(ask(prompt[:40], 30, sampling=greedy(ignore_eos=True))) for prompt in prompts]
@@ -396,135 +354,15 @@ def test_every_kind_of_memory(make, tiny, arch, options, settings, n_parallel):
     assert 0 < stats.accepted <= stats.drafted
 
 
-def test_random_heads(make, tiny_path):
+def test_random_heads(make_llama, tiny_path):
     """Heads that are nearly always wrong: everything they draft is taken back."""
     path = tiny_path("qwen35", n_nextn=1)
     prompts = [list(range(20 + seed, 60)) for seed in range(6)]
     texts = []
     for speculative in (None, lc.Mtp(n_max=4, adaptive=False)):
-        llama = make(path, speculative)
+        llama = make_llama(path, speculative)
         running = [llama.engine.submit(ask(prompt, 60, sampling=greedy(ignore_eos=True))) for prompt in prompts]
         texts.append([generation.result().tokens for generation in running])
     assert texts[0] == texts[1]
     stats = llama.engine.stats().speculation
     assert stats.acceptance < 0.2 and stats.drafted > 500
-
-
-# on and off
-
-
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("n_parallel", [1, 4])
-def test_switching_all_the_time(make, exact_path, monkeypatch, way, n_parallel):
-    """Looks of two steps and pauses of three: texts are begun, left alone and taken up again, and stay right."""
-    monkeypatch.setattr(gain, "_STEPS", 2)
-    monkeypatch.setattr(gain, "_FIRST_PAUSE", 3)
-    monkeypatch.setattr(gain, "_LONGEST_PAUSE", 6)
-    plain = make(exact_path, n_parallel=1)
-    prompts = [story(plain, mood) for mood in ("happy", "sad", "calm", "angry", "afraid")]
-    expected = [plain.engine.submit(ask(prompt, 120)).result().tokens for prompt in prompts]
-    spec = make(exact_path, dataclasses.replace(WAYS[way](), adaptive=True), n_parallel=n_parallel)
-    running = [spec.engine.submit(ask(prompt, 120)) for prompt in prompts]
-    assert expected == [generation.result().tokens for generation in running]
-    assert drafted(spec) > 0
-    if way == "draft model":  # it reads what was written while it was off; else it would guess from the middle
-        assert spec.engine.stats().speculation.acceptance > 0.6
-
-
-def test_synthetic_rates(make, exact_path):
-    """For benchmarks: as many tokens are accepted as was said, whatever they are."""
-    llama = make(exact_path, lc.Mtp(n_max=3, synthetic_rates=(0.9, 0.5, 0.0), adaptive=False), n_parallel=1)
-    for seed in range(30):  # ends are never accepted, so that texts are short
-        llama.generate("Once upon a time, there was a", max_tokens=60, seed=seed)
-    (first, right), (second, right_too), (_, never) = llama.engine.stats().speculation.positions
-    assert 0.84 < right / first < 0.96
-    assert 0.42 < right_too / second < 0.58
-    assert 0 == never
-
-
-def test_what_statistics_tell(make, exact_path):
-    llama = make(exact_path, lc.Mtp(n_max=3, adaptive=False))
-    stats = llama.engine.stats().speculation
-    assert (("draft-mtp",), True, 0, 0, 0, None) == (
-        stats.types, stats.active, stats.drafts, stats.drafted, stats.accepted, stats.acceptance
-    )  # fmt: skip
-    assert ((0, 0),) * 3 == stats.positions
-    result = llama.generate(story(llama), max_tokens=100, temperature=0.0)
-    engine = llama.engine.stats()
-    stats = engine.speculation
-    assert stats.drafted == sum(asked for asked, _ in stats.positions)
-    assert stats.accepted == sum(right for _, right in stats.positions)
-    assert stats.acceptance == stats.accepted / stats.drafted > 0.4
-    assert engine.steps < len(result.tokens) * 0.7
-    # a token of each step is the target's own; accepted ones after the end of the text are not part of it
-    assert 0 <= stats.accepted + engine.steps - len(result.tokens) <= 4
-    assert make(exact_path).engine.stats().speculation is None
-
-
-def test_statistics_from_another_thread(make, exact_path):
-    """Looking at any time disturbs no draft, and is not disturbed by any."""
-    llama = make(exact_path, lc.Mtp(adaptive=False))
-    over, looks = threading.Event(), []
-
-    def look() -> None:
-        while not over.is_set():
-            looks.append(llama.engine.stats().speculation.drafted)
-
-    watcher = threading.Thread(target=look)
-    watcher.start()
-    try:
-        for _ in range(4):
-            llama.generate("Once upon a time", max_tokens=100, ignore_eos=True)
-    finally:
-        over.set()
-        watcher.join()
-    assert looks == sorted(looks)
-    assert len(looks) > 10 and looks[-1] > 100
-
-
-def test_closing(make, exact_path):
-    """With work in flight, twice, and in any order."""
-    for way in WAYS.values():
-        llama = make(exact_path, way())
-        running: Sequence[lc.Generation] = [llama.stream("Once upon a time", ignore_eos=True) for _ in range(6)]
-        next(running[0])
-        engine = llama.engine
-        llama.close()
-        llama.close()
-        engine.close()
-        for generation in running:
-            with pytest.raises(lc.ClosedError):
-                generation.result()
-        with pytest.raises(lc.ClosedError):
-            llama.generate("a")
-
-
-def test_a_model_that_is_closed_underneath(exact_path):
-    """The target's or the drafter's model goes away: requests end with an error, or go on without drafts."""
-    with lc.Model.load(demo_draft_path()) as draft, lc.Model.load(exact_path) as model:
-        options = {"n_threads": 1, "n_ctx": 2048, "n_parallel": 2}
-        llama = lc.Llama(model, speculative=lc.DraftModel(model=draft, adaptive=False), **options)
-        generation = llama.stream("Once upon a time", ignore_eos=True, max_tokens=500)
-        next(generation)
-        draft.close()
-        assert 500 == len(generation.result().tokens)
-        stats = llama.engine.stats().speculation
-        assert not stats.active
-        assert stats.failure
-        assert llama.generate("Once upon a time", max_tokens=5).tokens
-        generation = llama.stream("Once upon a time", ignore_eos=True)
-        next(generation)
-        model.close()
-        with pytest.raises(lc.LlamaCoreError):
-            generation.result()
-        llama.close()
-
-
-def test_idle_time_does_not_count(make, exact_path):
-    """Nothing of a pause between requests goes into the estimate."""
-    llama = make(exact_path, lc.Mtp())
-    for _ in range(3):
-        llama.generate(story(llama), max_tokens=60, temperature=0.0)
-        time.sleep(0.3)
-    estimate = llama.engine.stats().speculation.gain
-    assert estimate is None or 0.2 < estimate < 5

@@ -120,7 +120,7 @@ class Drafter:
     def copied(self, source: int, target: int) -> None:
         """A sequence was copied."""
         self._begun.pop(target, None)
-        self._follow(lambda draft: draft.memory.seq_cp(source, target))
+        self._follow(source, lambda draft: draft.memory.seq_cp(source, target))
 
     def removed(self, seq: int) -> None:
         """A sequence was emptied."""
@@ -160,12 +160,12 @@ class Drafter:
             else:
                 memory.seq_rm(seq)
 
-        self._follow(shift)
+        self._follow(seq, shift)
 
     def state(self, seq: int) -> bytes:
         """What the draft memory holds of a sequence; nothing if there is none."""
         found: list[bytes] = []
-        self._follow(lambda draft: found.append(draft.state.to_bytes(seq)))
+        self._follow(seq, lambda draft: found.append(draft.state.to_bytes(seq)))
         return found[0] if found else b""
 
     def restored(self, seq: int, state: bytes) -> None:
@@ -179,12 +179,17 @@ class Drafter:
                     return
             draft.memory.seq_rm(seq)
 
-        self._follow(restore)
+        self._follow(seq, restore)
 
-    def _follow(self, function: Callable[[Context], object]) -> None:
+    def _follow(self, seq: int, function: Callable[[Context], object]) -> None:
         draft = self._draft
         if draft is not None:
-            self._try(lambda: function(draft), None)
+
+            def follow() -> None:
+                self.session.flush(seq)
+                function(draft)
+
+            self._try(follow, None)
 
     def _try(self, function: Callable[[], T], otherwise: T) -> T:
         if self.failure is None:

@@ -100,7 +100,10 @@ class GainEstimate:
 
     def drafting(self, n_texts: int) -> bool:
         """Whether to draft in a step that generates so many texts."""
-        load = self._last = self._loads.setdefault(n_texts.bit_length(), _Load())
+        load = self._loads.get(n_texts.bit_length())
+        if load is None:
+            load = self._loads[n_texts.bit_length()] = _Load()
+        self._last = load
         return load.drafting or not self._adaptive
 
     def note(self, drafted: bool, tokens: int, seconds: float) -> None:
