@@ -152,7 +152,7 @@ class SamplerHandle(Handle):
         if self._model_ptr is not None and self._model_ptr != model._core.ptr:
             raise InvalidArgumentError("this chain belongs to another model", hint="make it with the context's model")
         if "dist" in self._item.choosers()[:-1]:  # its random number is in no graph then, which upstream asserts
-            raise InvalidArgumentError("this chain draws a token and then chooses another", hint="leave one of them out")
+            raise InvalidArgumentError("this chain draws a token, then chooses another", hint="leave one of them out")
 
     def _attach(self, context: Handle) -> None:
         """Note that a context runs this chain in its graph, which upstream lets happen once in its life."""

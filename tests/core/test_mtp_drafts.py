@@ -124,12 +124,10 @@ def test_what_waits_is_dropped_with_its_memory(loop, prompts):
     """A cut before it, another text, or batches that nobody processed: drafting begins anew, and goes on."""
     loop.prefill(prompts[:1])
     text = rounds(loop, prompts[0], 5)
-    for edit in (
-        lambda: loop.dft.memory.seq_rm(0, 3),
-        lambda: loop.dft.memory.seq_rm(0),
-        lambda: (loop.dft.memory.seq_rm(0), loop.session.begin(0, text[:-1])),
-    ):
-        edit()
+    for length, begins in ((3, False), (0, False), (0, True)):
+        loop.dft.memory.seq_rm(0, length)
+        if begins:
+            loop.session.begin(0, text[:-1])
         loop.session.flush(0)
         assert loop.session.draft(0, len(text) - 1, text[-1]) == []
         text = rounds(loop, text, 5)
