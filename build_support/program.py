@@ -38,8 +38,8 @@ class Libraries:
 
     @property
     def files(self) -> list[Path]:
-        """The libraries that a program can link; those with names of ggml's own are modules."""
-        return sorted(self.folder.glob("libllamacore*"))
+        """The libraries that a program can link: ours, beside which ggml's own names are modules, or upstream's."""
+        return sorted(self.folder.glob("libllamacore*")) or sorted(self.folder.glob("lib*.so"))
 
 
 def upstream_source(libraries: Libraries, console: Console | None = None) -> Path:
