@@ -53,7 +53,16 @@ def drafts(model: Model, prompts: list[list[int]], config: SpeculativeConfig, **
     return proposed
 
 
-@pytest.mark.parametrize("options", [{}, {"p_min": 0.7}, {"n_min": 2, "p_min": 0.5}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"p_min": 0.7},
+        {"n_min": 2, "p_min": 0.5},
+        {"backend_sampling": True},
+        {"backend_sampling": True, "p_min": 0.7},
+    ],
+)
 @pytest.mark.parametrize("n_seq", [1, 4])
 def test_drafts_are_those_of_upstream(model, prompts, n_seq, options):
     """Drafted in the loop of the shim, with rows that wait and without, and in upstream's."""

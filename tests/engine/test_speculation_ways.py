@@ -242,6 +242,21 @@ def test_a_tie_changes_nothing():
     assert 0.8 < max(sum(way), len(way) - sum(way)) / len(way)
 
 
+def test_the_first_steps_of_a_look_do_not_count():
+    """What is slow for a few steps after each change is not slow."""
+    steps = Steps(120, 100)
+    since = {True: 0, False: 0}
+    for _ in range(3000):
+        drafted = steps.estimate.drafting(1)
+        since[drafted] += 1
+        since[not drafted] = 0
+        tokens = 3 if drafted else 1
+        slow = 10 if drafted and since[drafted] <= 4 else 1
+        steps.estimate.note(drafted, tokens, slow * tokens / steps.rates[drafted])
+    assert steps.estimate.gain == pytest.approx(1.2)
+    assert sum(steps.run(1000)) > 850
+
+
 def test_each_load_for_itself():
     """One text and eight at a time are measured apart, and so are their answers."""
     steps = Steps(200, 100)

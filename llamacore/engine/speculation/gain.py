@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 _STEPS = 12  # a look at one of the two ways
+_WARM_UP = 4  # steps after a change that do not count: graphs are built, and drafts have little to go by
 _FIRST_PAUSE = 128  # steps until the way that lost is looked at again; doubled each time that it loses
 _LONGEST_PAUSE = 4096
 _MARGIN = 0.02  # so much quicker must it be to be changed to
@@ -43,12 +44,19 @@ class _Load:
 
     def __init__(self) -> None:
         self.ways = {True: _Way(), False: _Way()}
-        self.drafting = True
-        self._looking = True  # at the way in use now, which is not known yet
         self._pause = _FIRST_PAUSE
         self._left = _FIRST_PAUSE
+        self._use(True, looking=True)
+
+    def _use(self, drafting: bool, *, looking: bool) -> None:
+        self.drafting = drafting
+        self._looking = looking  # at the way in use now, which is not known yet
+        self._warm_up = _WARM_UP
 
     def note(self, drafted: bool, tokens: int, seconds: float) -> None:
+        if self._warm_up and drafted == self.drafting:
+            self._warm_up -= 1
+            return
         complete = self.ways[drafted].note(tokens, seconds)
         if drafted != self.drafting:
             return
@@ -59,20 +67,19 @@ class _Load:
         self._left -= 1
         if self._left <= 0:  # what has not been used is looked at again
             self.ways[not self.drafting].restart()
-            self.drafting = not self.drafting
-            self._looking = True
+            self._use(not self.drafting, looking=True)
 
     def _decide(self) -> None:
         other = self.ways[not self.drafting]
         if not other.rate:  # the first look at either
-            self.drafting = not self.drafting
+            self._use(not self.drafting, looking=True)
             return
         self._looking = False
         challenger = self.ways[self.drafting]
         if challenger.rate > other.rate * (1 + _MARGIN):
             self._pause = _FIRST_PAUSE
         else:
-            self.drafting = not self.drafting
+            self._use(not self.drafting, looking=False)
             self._pause = min(self._pause * 2, _LONGEST_PAUSE)
         self._left = self._pause
 
