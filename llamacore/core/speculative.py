@@ -286,12 +286,14 @@ class SpeculativeSession(Handle):
 
         Only an MTP session that trims (`SpeculativeConfig.trims`) lets rows wait; for others nothing is done.
 
+        Args:
+            seq_id: The sequence.
+
         Raises:
-            DecodeError: The draft context could not decode them.
             OutOfRangeError: There is no such sequence.
+            DecodeError: The draft context could not decode them.
         """
-        if not 0 <= seq_id < self.n_seq:
-            raise OutOfRangeError(f"sequence {seq_id!r}", hint=f"sequences are 0 to {self.n_seq - 1}")
+        self._require_sequence(seq_id)
         ptr = self._enter_all()
         try:
             mark = log.mark()
@@ -303,10 +305,17 @@ class SpeculativeSession(Handle):
         finally:
             self._exit_all()
 
-    def pending(self, seq_id: int) -> int:
-        """Return the length of the proposal that was not answered yet, 0 for none."""
-        if not 0 <= seq_id < self.n_seq:
+    def _require_sequence(self, seq_id: Any) -> None:
+        if not isinstance(seq_id, int) or not 0 <= seq_id < self.n_seq:
             raise OutOfRangeError(f"sequence {seq_id!r}", hint=f"sequences are 0 to {self.n_seq - 1}")
+
+    def pending(self, seq_id: int) -> int:
+        """Return the length of the proposal of a sequence that was not answered yet, 0 for none.
+
+        Raises:
+            OutOfRangeError: There is no such sequence.
+        """
+        self._require_sequence(seq_id)
         with self._held() as ptr:
             return int(lib.llc_spec_pending(ptr, seq_id))
 

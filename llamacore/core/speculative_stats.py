@@ -24,7 +24,8 @@ class SpeculativeStats:
         accepted: Of which were accepted.
         positions: For each place of a draft, how often a token was drafted there and how often accepted.
         t_begin_ms: Time of beginning texts.
-        t_process_ms: Time of processing, in which the draft context decodes what the target has decoded.
+        t_process_ms: Time of processing, in which the draft context decodes what the target has decoded unless that
+            waits for a draft, and of `flush`.
         t_draft_ms: Time of drafting.
         t_accept_ms: Time of taking answers.
     """

@@ -6,7 +6,6 @@
 #include "chat-peg-parser.h"
 
 #include <algorithm>
-#include <cstring>
 
 using llc::chat_parser;
 using llc::guarded;

@@ -58,9 +58,10 @@ void llc::follow_ubatches(struct llama_context * ctx) {
     }
 }
 
-int64_t llc::n_nextn_rows(struct llama_context * ctx) {
+bool llc::keeps_all_nextn_rows(struct llama_context * ctx) {
     const llm_graph_result * graph = ctx->*member_of(active_graph());
-    return graph != nullptr && graph->t_h_nextn != nullptr ? graph->t_h_nextn->ne[1] : 0;
+    return graph != nullptr && graph->t_h_nextn != nullptr &&
+           graph->t_h_nextn->ne[1] > static_cast<int64_t>((graph->*member_of(graph_params())).n_outputs);
 }
 
 void llc::set_eval_callback(struct llama_context * ctx, ggml_backend_sched_eval_callback callback, void * data) {

@@ -12,8 +12,8 @@ const llama_ubatch & current_ubatch(struct llama_context * ctx);
 // Forces the next graph to be built anew unless current_ubatch() can already follow the graph that may be used again.
 void follow_ubatches(struct llama_context * ctx);
 
-// How many rows of next-n states the last graph had; 0 when there is none to ask.
-int64_t n_nextn_rows(struct llama_context * ctx);
+// Whether the last graph had more rows of next-n states than outputs.
+bool keeps_all_nextn_rows(struct llama_context * ctx);
 
 // Installs an evaluation callback, or takes it away; a context without one computes each graph in one piece.
 void set_eval_callback(struct llama_context * ctx, ggml_backend_sched_eval_callback callback, void * data);

@@ -4,7 +4,6 @@
 #include "log_ring.h"
 
 #include <cstdlib>
-#include <cstring>
 #include <mutex>
 
 namespace llc {

@@ -237,9 +237,6 @@ LLC_API enum llc_status llc_detokenize(
         char * text, int32_t capacity, bool remove_special, bool unparse_special, int32_t * count);
 LLC_API enum llc_status llc_token_to_piece(
         const struct llama_vocab * vocab, llama_token token, char * text, int32_t capacity, bool special, int32_t * count);
-LLC_API enum llc_status llc_chat_apply_template(
-        const char * tmpl, const struct llama_chat_message * messages, size_t n_messages, bool add_assistant,
-        char * text, int32_t capacity, int32_t * count);
 
 /* sampling */
 

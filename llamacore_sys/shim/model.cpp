@@ -7,7 +7,6 @@
 #include "imatrix-loader.h"
 #include "llama-ext.h"
 
-#include <map>
 #include <memory>
 #include <string>
 #include <vector>

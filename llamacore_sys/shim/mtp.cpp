@@ -6,7 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
+#include <iterator>
 
 namespace llc {
 
@@ -45,12 +45,26 @@ llama_pos mtp_drafter::kept(llama_seq_id seq, llama_pos pos, llama_token token) 
     return on.waiting.empty() ? pos : on.waiting.front().pos;
 }
 
-void mtp_drafter::begin(llama_seq_id seq) {
-    sequences_[seq].waiting.clear();
-    sequences_[seq].first_pos = -1;
+void mtp_drafter::begin(llama_seq_id seq, const llama_tokens & text) {
+    auto &     on     = sequences_[seq];
+    const auto has    = [&](const waiting_row & row) {
+        return static_cast<size_t>(row.pos) < text.size() && text[row.pos] == row.token;
+    };
+    on.first_pos = -1;
+    on.waiting.erase(std::find_if_not(on.waiting.begin(), on.waiting.end(), has), on.waiting.end());
 }
 
 bool mtp_drafter::process(const common_batch & rows) {
+    if (take(rows)) {
+        return true;
+    }
+    for (const auto & row : rows.tokens) {
+        sequences_[row.seq_id].waiting.clear(); // some of them nobody has verified
+    }
+    return false;
+}
+
+bool mtp_drafter::take(const common_batch & rows) {
     const auto n_rows = rows.size();
     const auto end_of = [&](int32_t start) {
         int32_t end = start;
@@ -102,15 +116,21 @@ bool mtp_drafter::process(const common_batch & rows) {
 }
 
 void mtp_drafter::draft(const std::vector<request> & requests) {
+    std::vector<request> drafting;
+    std::copy_if(requests.begin(), requests.end(), std::back_inserter(drafting), [&](const request & on) {
+        return on.n_max >= n_min_;
+    });
+    // sequences with memories of their own share a micro-batch where they follow each other
+    std::sort(drafting.begin(), drafting.end(), [](const auto & a, const auto & b) { return a.seq < b.seq; });
+    const auto asked = drafting;
     batch_.clear();
-    for (const auto & on : requests) {
+    for (const auto & on : asked) {
         auto & sequence = sequences_[on.seq];
         add_waiting(on.seq);
         sequence.row = batch_.size();
         add(on.token, on.pos, on.seq, sequence.state.data(), true);
     }
-    auto      drafting = requests;
-    llama_pos step     = 0;
+    llama_pos step = 0;
     for (; !drafting.empty() && decode(); ++step) {
         batch_.clear();
         const auto ends = [&](const request & on) {
@@ -130,9 +150,12 @@ void mtp_drafter::draft(const std::vector<request> & requests) {
         };
         drafting.erase(std::remove_if(drafting.begin(), drafting.end(), ends), drafting.end());
     }
-    for (const auto & on : requests) {
+    for (const auto & on : asked) {
         if (static_cast<int32_t>(on.draft->size()) < n_min_) {
             on.draft->clear();
+        }
+        if (step > 0) {
+            sequences_[on.seq].waiting.clear();
         }
         if (step > 0 && trims_ && llama_memory_seq_rm(llama_get_memory(dft_), on.seq, on.pos + 1, -1)) {
             sequences_[on.seq].first_pos   = on.pos;
@@ -154,7 +177,11 @@ bool mtp_drafter::flush(llama_seq_id seq) {
     drop_stale(seq);
     batch_.clear();
     add_waiting(seq);
-    return batch_.size() == 0 || decode();
+    if (batch_.size() > 0 && !decode()) {
+        return false;
+    }
+    sequences_[seq].waiting.clear();
+    return true;
 }
 
 llama_pos mtp_drafter::last_of(llama_seq_id seq) const {
@@ -178,7 +205,6 @@ void mtp_drafter::add_waiting(llama_seq_id seq) {
     for (const auto & row : on.waiting) {
         add(row.token, row.pos, seq, on.verified.data() + row.state * n_embd_, false);
     }
-    on.waiting.clear();
 }
 
 // Upstream reads the head's states of the rows with outputs. Some of its graphs keep those of all rows, of which it then
@@ -187,9 +213,7 @@ bool mtp_drafter::decode() {
     if (llama_process(dft_, LLAMA_PROCESS_TYPE_DECODE, batch_.get()) != 0) {
         return false;
     }
-    const auto is_output = [](const common_batch::token & row) { return row.output; };
-    const auto n_outputs = std::count_if(batch_.tokens.begin(), batch_.tokens.end(), is_output);
-    states_sound_        = all_states_ || n_nextn_rows(dft_) <= std::max<int64_t>(n_outputs, 1);
+    states_sound_ = all_states_ || !keeps_all_nextn_rows(dft_);
     if (!states_sound_) {
         all_states_ = true;
         llama_set_embeddings_nextn(dft_, true, /*masked*/ false);
@@ -211,6 +235,7 @@ mtp_drafter::choice mtp_drafter::choose(int32_t row) const {
         return {LLAMA_TOKEN_NULL, -1.0f};
     }
     std::vector<llama_token_data> found;
+    found.reserve(N_LIKELIEST);
     likeliest(logits, 0, static_cast<int32_t>(n), p_min_ > 0.0f ? N_LIKELIEST : 1, found);
     if (found.empty()) {
         return {LLAMA_TOKEN_NULL, -1.0f};

@@ -32,7 +32,7 @@ class mtp_drafter {
     // the position wait; a token that a draft began with is in the memory already (LLAMA_TOKEN_NULL: it has to go).
     llama_pos kept(llama_seq_id seq, llama_pos pos, llama_token token);
 
-    void begin(llama_seq_id seq);
+    void begin(llama_seq_id seq, const llama_tokens & text); // what waits and is of that text goes on waiting
     bool process(const common_batch & rows); // which the target has just decoded; false when they could not be decoded here
     void draft(const std::vector<request> & requests); // a failure ends the drafts where they are
     void accept(llama_seq_id seq, int32_t n_accepted); // of the rows that were processed last
@@ -54,6 +54,7 @@ class mtp_drafter {
         int32_t                  row = -1;       // of the batch, while drafting
     };
 
+    bool take(const common_batch & rows);
     llama_pos last_of(llama_seq_id seq) const;
     void drop_stale(llama_seq_id seq);
     void add(llama_token token, llama_pos pos, llama_seq_id seq, const float * state, bool output);

@@ -5,7 +5,6 @@
 #include "watch.h"
 
 #include <algorithm>
-#include <cmath>
 #include <vector>
 
 using llc::guarded;

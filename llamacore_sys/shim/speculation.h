@@ -16,7 +16,7 @@ class mtp_drafter;
 struct spec_sequence {
     llama_tokens text;            // by position, up to the last token that was processed; upstream wants it at every draft
     size_t       n_known    = 0;  // length of the text that upstream has made notes of: it must not become shorter
-    llama_tokens draft;           // what upstream writes to
+    llama_tokens draft;           // is written to by what drafts
     int32_t      n_pending  = 0;  // length of the proposal that was not answered
     int32_t      n_verified = -1; // tokens of it that were processed, -1 before
 };

@@ -33,11 +33,9 @@ void require_token(const struct llc_spec & spec, llama_token token) {
     require(token >= 0 && token < spec.n_vocab, "token ", token, " is not in the vocabulary (0 to ", spec.n_vocab - 1, ")");
 }
 
-// A gap, such as an image leaves, is filled with tokens that are none.
-void set_length(const struct llc_spec & spec, llc::spec_sequence & of, llama_pos length) {
+void require_length(const struct llc_spec & spec, const llc::spec_sequence & of, llama_pos length) {
     const auto room = of.text.size() + std::max<size_t>(llama_n_ctx(spec.tgt), 1);
     require(static_cast<size_t>(length) <= room, "position ", length, " is far behind the text");
-    of.text.resize(length, LLAMA_TOKEN_NULL);
 }
 
 // The n-gram maps point into the text that they were shown, and read there: they start anew when it is another one.
@@ -71,6 +69,9 @@ void check_rows(struct llc_spec & spec, const struct llama_batch & batch, int32_
         const auto seq = seen.seq[row];
         require(batch.n_seq_id[row] == 1 && batch.seq_id[row][0] == seq,
                 "this batch is not what the target has decoded last");
+        if (spec.dft != nullptr) {
+            require_token(spec, batch.token[row]); // the draft model may have fewer
+        }
         if (row > 0 && seq == seen.seq[row - 1]) {
             require(batch.pos[row] == batch.pos[row - 1] + 1, "the positions of sequence ", seq, " do not follow each other");
             continue;
@@ -79,11 +80,8 @@ void check_rows(struct llc_spec & spec, const struct llama_batch & batch, int32_
         require(!met[seq], "the rows of sequence ", seq, " are not side by side");
         met[seq] = true;
         require(on.n_verified < 0, "the proposal of sequence ", seq, " was processed: accept it first");
-        if (spec.in_step && spec.trims) {
-            if (!bring_in_step(spec, seq, batch.pos[row], batch.token[row])) {
-                llama_memory_seq_rm(llama_get_memory(spec.dft), seq, -1, -1); // it goes on from here
-            }
-        } else if (spec.in_step) {
+        require_length(spec, on, batch.pos[row]);
+        if (spec.in_step && !spec.trims) {
             const auto last = llama_memory_seq_pos_max(llama_get_memory(spec.dft), seq);
             require(last < 0 || last + 1 == batch.pos[row] || (spec.may_jump && last < batch.pos[row]),
                     "the draft context holds positions up to ", last, " of sequence ", seq,
@@ -99,7 +97,10 @@ void take_rows(struct llc_spec & spec, const struct llama_batch & batch, int32_t
         const auto seq   = batch.seq_id[row][0];
         auto &     text  = spec.sequences[seq].text;
         if (row == 0 || seq != batch.seq_id[row - 1][0]) {
-            set_length(spec, spec.sequences[seq], batch.pos[row]);
+            if (spec.in_step && spec.trims && !bring_in_step(spec, seq, batch.pos[row], batch.token[row])) {
+                llama_memory_seq_rm(llama_get_memory(spec.dft), seq, -1, -1); // it goes on from here
+            }
+            text.resize(batch.pos[row], LLAMA_TOKEN_NULL); // a gap, such as an image leaves, has tokens that are none
         }
         text.push_back(batch.token[row]);
         spec.batch.add(batch.token[row], batch.pos[row], seq, batch.logits != nullptr && batch.logits[row] != 0);
@@ -117,6 +118,7 @@ void check_wish(struct llc_spec & spec, const wish & on) {
     const auto & state = sequence(spec, on.seq);
     require(state.n_pending == 0, "a proposal of sequence ", on.seq, " was not accepted yet");
     require(on.pos0 >= 0, "position ", on.pos0);
+    require_length(spec, state, on.pos0);
     require_token(spec, on.id_last);
     if (spec.in_step && on.n_max > 0 && !spec.trims) {
         const auto last = llama_memory_seq_pos_max(llama_get_memory(spec.dft), on.seq);
@@ -129,8 +131,8 @@ void check_wish(struct llc_spec & spec, const wish & on) {
 void ask(struct llc_spec & spec, const wish & on) {
     auto & state = spec.sequences[on.seq];
     state.draft.clear();
-    set_length(spec, state, on.pos0);
-    if (state.text.size() < state.n_known) {
+    state.text.resize(on.pos0, LLAMA_TOKEN_NULL);
+    if (spec.mtp == nullptr && state.text.size() < state.n_known) {
         show_text(spec, on.seq);
     }
     state.n_known = state.text.size();
@@ -195,9 +197,10 @@ enum llc_status llc_spec_begin(struct llc_spec * spec, llama_seq_id seq, const l
         on.text.assign(tokens, tokens + n_tokens);
         on.n_pending  = 0;
         on.n_verified = -1;
-        show_text(*spec, seq);
         if (spec->mtp != nullptr) {
-            spec->mtp->begin(seq);
+            spec->mtp->begin(seq, on.text);
+        } else {
+            show_text(*spec, seq);
         }
         ++spec->stats.n_begin;
         return LLC_OK;
@@ -308,6 +311,7 @@ enum llc_status llc_spec_accept(struct llc_spec * spec, llama_seq_id seq, int32_
 enum llc_status llc_spec_flush(struct llc_spec * spec, llama_seq_id seq) {
     return guarded([&] {
         sequence(*spec, seq);
+        const time_added        timer(spec->stats.t_process_us);
         const llc::device_scope drafting(spec->dft);
         const bool              done = spec->mtp == nullptr || spec->mtp->flush(seq);
         drafting.finish(spec->dft);

@@ -89,13 +89,3 @@ enum llc_status llc_token_to_piece(
         return LLC_OK;
     });
 }
-
-enum llc_status llc_chat_apply_template(
-        const char * tmpl, const struct llama_chat_message * messages, size_t n_messages, bool add_assistant,
-        char * text, int32_t capacity, int32_t * count) {
-    *count = 0;
-    return guarded([&] {
-        *count = llama_chat_apply_template(tmpl, messages, n_messages, add_assistant, text, capacity);
-        return *count >= 0 ? LLC_OK : LLC_FAILED;
-    });
-}

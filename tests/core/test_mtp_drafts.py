@@ -12,7 +12,7 @@ from speculating import Loop, plain
 from llamacore.core.model import Model
 from llamacore.core.sampler import Sampler
 from llamacore.core.speculative import MtpSessionConfig, SpeculativeConfig
-from llamacore.errors import ClosedError, OutOfRangeError
+from llamacore.errors import ClosedError, DecodeError, OutOfRangeError
 
 STORIES = (
     "Once upon a time there was a quiet owl",
@@ -129,6 +129,55 @@ def test_a_copy_is_drafted_like_its_original_once_it_is_flushed(loop, prompts):
     assert len(copy) - len(text) > 8 * 2
 
 
+def test_a_text_that_is_begun_again_keeps_what_waits(loop, prompts):
+    loop.prefill(prompts[:1])
+    text = rounds(loop, prompts[0], 5)
+    target, draft = ends(loop)
+    assert draft < target
+    loop.session.begin(0, text[:-1])
+    assert len(loop.session.draft(0, len(text) - 1, text[-1])) == 3
+    assert ends(loop)[1] == target + 1  # with the token that the draft began with
+    loop.session.accept(0, 0)
+    loop.session.begin(0, [*text[: draft + 1], *(token + 1 for token in text[draft + 1 : -1])])  # another one
+    assert rounds(loop, text, 3)[: len(text)] == text
+
+
+def test_drafts_after_a_cancelled_one(loop, prompts):
+    """What waits is not lost with a decode that was stopped."""
+    loop.prefill(prompts[:1])
+    text = rounds(loop, prompts[0], 5)
+    place, before = (0, len(text) - 1, text[-1]), ends(loop)
+    assert before[1] < before[0]
+    loop.dft.cancel()
+    assert loop.session.draft(*place) == []
+    with pytest.raises(DecodeError):
+        loop.session.flush(0)
+    loop.dft.resume()
+    assert ends(loop) == before
+    assert len(loop.session.draft(*place)) == 3
+    loop.session.accept(0, 0)
+
+
+def test_drafts_in_any_order_of_sequences(model, prompts):
+    found = []
+    for seqs in ([0, 1, 2, 3], [3, 1, 2, 0]):
+        with Loop(model, MtpSessionConfig(n_seq=4, trims=True)) as loop:
+            loop.prefill(prompts)
+            asked = [len(prompts[s]) - 1 for s in seqs], [prompts[s][-1] for s in seqs]
+            found.append(dict(zip(seqs, loop.session.draft_many(seqs, *asked), strict=True)))
+    assert found[0] == found[1]
+    assert all(len(draft) == 3 for draft in found[0].values())
+
+
+def test_a_limit_below_the_shortest_draft_computes_nothing(model, prompts):
+    with Loop(model, MtpSessionConfig(n_min=2, trims=True)) as loop:
+        loop.prefill(prompts[:1])
+        before = ends(loop)
+        assert loop.session.draft(0, len(prompts[0]) - 1, prompts[0][-1], 1) == []
+        assert ends(loop) == before
+        assert len(loop.session.draft(0, len(prompts[0]) - 1, prompts[0][-1], 2)) == 2
+
+
 def test_what_waits_is_dropped_with_its_memory(loop, prompts):
     """A cut before it, another text, or batches that nobody processed: drafting begins anew, and goes on."""
     loop.prefill(prompts[:1])
@@ -182,9 +231,10 @@ def test_a_draft_that_is_given_up_for_a_long_text(loop, prompts):
 
 
 def test_flush_that_cannot_be(model, loop):
-    for seq in (-1, 2, 2**40):
-        with pytest.raises(OutOfRangeError, match="sequences are 0 to 1"):
-            loop.session.flush(seq)
+    for seq in (-1, 2, 2**40, None, "a", 0.5):
+        for ask in (loop.session.flush, loop.session.pending):
+            with pytest.raises(OutOfRangeError, match="sequences are 0 to 1"):
+                ask(seq)
     loop.session.close()
     with pytest.raises(ClosedError):
         loop.session.flush(0)

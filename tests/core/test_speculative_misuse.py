@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from decoding import words
+from gguf import GGUFReader
 from speculating import Loop, plain
 
 import llamacore as lc
@@ -452,6 +453,27 @@ METHODS: dict[str, Callable[[SpeculativeSession], object]] = {
     "stats": lambda s: s.stats(),
     "reset_stats": lambda s: s.reset_stats(),
 }
+
+
+def test_a_token_that_the_draft_model_has_not(tiny_path: TinyPath) -> None:
+    """Vocabularies may differ in length: tokens of the target alone are no part of what is drafted for."""
+    draft = tiny_path("llama", n_vocab=700, vocab="spm")
+    fields = GGUFReader(draft).fields
+    more = {"tokens": [f"<pad {k}>" for k in range(10)], "scores": [0.0] * 10, "token_type": [5] * 10}
+    keys = {f"tokenizer.ggml.{name}": values for name, values in more.items()}
+    longer = {key: fields[key].contents() + values for key, values in keys.items()}
+    target, n_vocab = tiny_path("llama", n_vocab=710, vocab="spm", metadata=longer), 710
+    with (
+        Model.load(target) as model,
+        Model.load(draft) as small,
+        Loop(model, SpeculativeConfig(types=("draft-simple",)), draft_model=small) as loop,
+    ):
+        loop.prefill([PROMPT])
+        batch = decoded(loop, [5, n_vocab - 1], len(PROMPT) - 1)
+        with pytest.raises(lc.InvalidArgumentError, match=f"token {n_vocab - 1} is not in the vocabulary"):
+            loop.session.process(batch)
+        loop.cut(0, len(PROMPT) - 1)
+        assert loop.session.draft(0, len(PROMPT) - 1, PROMPT[-1])
 
 
 def test_every_method_is_tried() -> None:

@@ -172,14 +172,17 @@ class Drafter:
         """A sequence was restored that had this state here."""
         self._begun.pop(seq, None)
 
-        def restore(draft: Context) -> None:
+        def restore() -> None:
+            draft = self._draft
+            if draft is None:
+                return
             if state:
                 with contextlib.suppress(StateError):  # something else drafted then
                     draft.state.from_bytes(state, seq)
                     return
             draft.memory.seq_rm(seq)
 
-        self._follow(seq, restore)
+        self._try(restore, None)
 
     def _follow(self, seq: int, function: Callable[[Context], object]) -> None:
         draft = self._draft
