@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from packaging_fixtures import checkout, installed, packaged, unpacked, validate  # noqa: F401
+from packaging_fixtures import checkout, installed, packaged, portable_checkout, unpacked, validate  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -62,6 +62,29 @@ def _environment() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if not key.startswith(dropped)}
 
 
+def copy_files(target: Path) -> Path:
+    """Copies what git knows of this checkout, or would know, and returns the folder; skips the test without git."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=False,
+    )
+    if listed.returncode != 0:
+        pytest.skip("no checkout to copy")
+    for name in map(os.fsdecode, filter(None, listed.stdout.split(b"\0"))):
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, target / name)
+    return target
+
+
+@pytest.fixture(scope="session")
+def portable_checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of this checkout for all that packages portable libraries, so that they are compiled once."""
+    return copy_files(tmp_path_factory.mktemp("portable"))
+
+
 @pytest.fixture(scope="session")
 def installed() -> Path:
     """The folder of the installed `llamacore_sys`: libraries and extension."""

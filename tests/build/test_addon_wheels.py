@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import venv
@@ -69,21 +68,9 @@ def run(command: str, checkout: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+def made(portable_checkout: Path) -> Made:
     """A copy of this checkout in which every command of the page was run."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        check=False,
-    )
-    if listed.returncode != 0:
-        pytest.skip("no checkout to copy")
-    checkout = tmp_path_factory.mktemp("checkout")
-    for name in map(os.fsdecode, filter(None, listed.stdout.split(b"\0"))):
-        if (ROOT / name).is_file():
-            (checkout / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, checkout / name)
+    checkout = portable_checkout
     for command in commands():
         run(command, checkout)
     [base, addon] = sorted((checkout / "dist").glob("*.whl"))

@@ -11,6 +11,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from packaging_fixtures import copy_files
 
 import llamacore as lc
 from build_support.platforms import this_platform
@@ -23,23 +24,13 @@ ARCHIVE = f"llamacore-{lc.__version__}-{this_platform()}-companions.tar.gz"
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="packaging reads ELF libraries")]
 
 
-def package(checkout: Path) -> Path:
-    """The files of a checkout that was copied, packaged there; the copy is gone afterwards."""
-    ls = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    listed = subprocess.run(ls, capture_output=True, text=True, check=False).stdout
-    if not listed:
-        pytest.skip("no checkout to copy")
-    copy = checkout / "copy"
-    for name in filter(None, listed.split("\0")):
-        if name.startswith(("llamacore", "build_", "addons", "pyproject.toml", "LICENSE")) and (ROOT / name).exists():
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, copy / name)
-    dist = checkout / "dist"
+def package(checkout: Path, dist: Path) -> Path:
+    """The files of a copy of this checkout, packaged there."""
     command = [sys.executable, "build_lib.py", "package", "--no-wheel", "--output", str(dist)]
     env = {key: value for key, value in os.environ.items() if not key.startswith("LLAMACORE_LIB_DIR")}
     done = subprocess.run(
         command,
-        cwd=copy,
+        cwd=checkout,
         env={**env, "SOURCE_DATE_EPOCH": "1700000000"},
         capture_output=True,
         text=True,
@@ -47,14 +38,14 @@ def package(checkout: Path) -> Path:
         timeout=3000,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert not (copy / "llamacore_sys" / "lib").exists(), "what is installed in a checkout stays as it is"
-    shutil.rmtree(copy)
     return dist
 
 
 @pytest.fixture(scope="module")
-def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return package(tmp_path_factory.mktemp("first"))
+def dist(portable_checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = package(portable_checkout, tmp_path_factory.mktemp("first") / "dist")
+    assert not (portable_checkout / "llamacore_sys" / "lib").exists(), "what is installed in a checkout stays as it is"
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +113,7 @@ def test_a_c_program_runs_with_it(top: Path, demo_path: Path, tmp_path: Path):
     shutil.which("ccache") is None and shutil.which("sccache") is None, reason="compiles all once more without ccache"
 )
 def test_another_checkout_gives_the_same_bytes(dist: Path, tmp_path: Path):
-    other = package(tmp_path / "a rather different place")
+    other = package(copy_files(tmp_path / "a rather different place"), tmp_path / "dist")
     assert {path.name: sha256_of(path) for path in other.iterdir()} == {
         path.name: sha256_of(path) for path in dist.iterdir()
     }
