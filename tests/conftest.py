@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -110,6 +111,14 @@ def upstream_source() -> Path:
         return upstream_source(Libraries(Path(llamacore_sys.lib_dir), llamacore_sys.UPSTREAM.commit))
     except BuildError as error:
         pytest.skip(f"no source of the pinned llama.cpp: {error}")
+
+
+@pytest.fixture
+def lib_copy(tmp_path: Path) -> Path:
+    """A copy of the libraries in use."""
+    import llamacore_sys
+
+    return Path(shutil.copytree(llamacore_sys.lib_dir, tmp_path / "libraries"))
 
 
 @pytest.fixture

@@ -239,6 +239,14 @@ def test_async_iteration(llama):
     assert ticks > 5
 
 
+def test_samples_for_event_loops(llama):
+    """`asamples` returns the texts that `samples` returns, in the order of their seeds."""
+    options = {"max_tokens": 12, "temperature": 1.5, "seed": 5, "cache_prompt": False}
+    found = asyncio.run(llama.asamples(PROMPT, 3, **options))
+    assert [one.tokens for one in found] == [one.tokens for one in llama.samples(PROMPT, 3, **options)]
+    assert len({one.tokens for one in found}) == 3
+
+
 def test_chat_prompt_keeps_control_tokens_of_users_as_text(llama):
     """A user who writes a control token gets its letters, not the token."""
     vocab = llama.model.vocab

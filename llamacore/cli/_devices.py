@@ -2,63 +2,34 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
-
-import typer
 
 from llamacore.errors import InvalidArgumentError
 from llamacore.params import FlashAttn, GpuLayers
 
-_PANEL = "Devices"
+from ._option import option
+
+_option = partial(option, "Devices")
 
 GpuLayersOption = Annotated[
     str | None,
-    typer.Option(
-        "-ngl", "--gpu-layers", help="Layers on devices: a number, 'all' or 'none'; default: as many as fit.",
-        rich_help_panel=_PANEL, show_default=False,
-    ),
-]  # fmt: skip
+    _option("Layers on devices: a number, 'all' or 'none'; default: as many as fit.", "-ngl", "--gpu-layers"),
+]
 DeviceNames = Annotated[
     list[str] | None,
-    typer.Option(
-        "-dev", "--device", help="Device to use (repeat), as `llamacore devices` lists them; 'none' for the CPU alone.",
-        rich_help_panel=_PANEL, show_default=False,
-    ),
-]  # fmt: skip
+    _option("Device to use (repeat), as `llamacore devices` lists them; 'none' for the CPU alone.", "-dev", "--device"),
+]
 SplitModeOption = Annotated[
-    str | None,
-    typer.Option(
-        "-sm", "--split-mode", help="How several devices share a model: none, layer, row or tensor.",
-        rich_help_panel=_PANEL, show_default=False,
-    ),
-]  # fmt: skip
-MainGpu = Annotated[
-    int | None,
-    typer.Option(
-        "-mg", "--main-gpu", help="Number of the device to use with --split-mode none.",
-        rich_help_panel=_PANEL, show_default=False,
-    ),
-]  # fmt: skip
+    str | None, _option("How several devices share a model: none, layer, row or tensor.", "-sm", "--split-mode")
+]
+MainGpu = Annotated[int | None, _option("Number of the device to use with --split-mode none.", "-mg", "--main-gpu")]
 TensorSplit = Annotated[
     str | None,
-    typer.Option(
-        "-ts", "--tensor-split", help="Share of the model for each device, such as 3,1; default: by free memory.",
-        rich_help_panel=_PANEL, show_default=False,
-    ),
-]  # fmt: skip
-FlashAttnOption = Annotated[
-    str | None,
-    typer.Option(
-        "-fa", "--flash-attn", help="Flash attention: on, off or auto.", rich_help_panel=_PANEL, show_default=False
-    ),
+    _option("Share of the model for each device, such as 3,1; default: by free memory.", "-ts", "--tensor-split"),
 ]
-Rpc = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--rpc", help="RPC server host:port whose devices are used too (repeat).",
-        rich_help_panel=_PANEL, show_default=False,
-    ),
-]  # fmt: skip
+FlashAttnOption = Annotated[str | None, _option("Flash attention: on, off or auto.", "-fa", "--flash-attn")]
+Rpc = Annotated[list[str] | None, _option("RPC server host:port whose devices are used too (repeat).", "--rpc")]
 
 _FLASH_ATTN: dict[str, FlashAttn] = {
     "on": "enabled",

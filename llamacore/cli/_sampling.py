@@ -7,23 +7,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
-
-import typer
 
 from llamacore.errors import InvalidArgumentError
 from llamacore.sampling import SAMPLER_CHARS, SamplingParams
 
+from ._option import option
+
 if TYPE_CHECKING:
     from llamacore.sampling import SamplingOptions
 
-_PANEL = "Sampling (default: llama.cpp's own)"
-
-
-def _option(text: str, *names: str) -> Any:
-    return typer.Option(*names, help=text, rich_help_panel=_PANEL, show_default=False)
-
+_option = partial(option, "Sampling (default: llama.cpp's own)")
 
 Seed = Annotated[int | None, _option("Seed of the random numbers; the default is a random one.", "--seed", "-s")]
 Temperature = Annotated[

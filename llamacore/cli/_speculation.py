@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
-
-import typer
 
 from llamacore.engine.speculation.params import DraftModel, Mtp, Ngram, Speculative
 from llamacore.engine.stats import SpeculationStats
 from llamacore.errors import InvalidArgumentError
 from llamacore.hub import demo_draft_path
 
-_PANEL = "Speculation (drafts for more speed, the same text)"
+from ._option import option
+
+_option = partial(option, "Speculation (drafts for more speed, the same text)")
 _FITTING = {
     "mtp": ("--draft-max", "--draft-min", "--draft-p-min", "--draft-model"),
     "draft": ("--draft-max", "--draft-min", "--draft-p-min", "--draft-model"),
     "ngram": ("--draft-max",),
     "auto": (),
 }
-
-
-def _option(text: str, *names: str) -> Any:
-    return typer.Option(*names, help=text, rich_help_panel=_PANEL, show_default=False)
-
 
 Spec = Annotated[
     str | None,

@@ -96,13 +96,14 @@ def check_loads(folder: Path, where: str) -> None:
     except TimeoutExpired:
         raise IncompatibleSetError(f"{where} was tried and does not come to an end") from None
     if tried.returncode < 0:
-        raise IncompatibleSetError(f"{where} was tried and died of {_signal(-tried.returncode)}")
+        raise IncompatibleSetError(f"{where} was tried and died of {signal_name(-tried.returncode)}")
     if tried.returncode > 0:
         last = (tried.stderr.strip().splitlines() or [f"exit status {tried.returncode}"])[-1]
         raise IncompatibleSetError(f"{where} was tried and cannot be loaded: {last}")
 
 
-def _signal(number: int) -> str:
+def signal_name(number: int) -> str:
+    """Name of a signal, as in "SIGSEGV"; "signal 99" for one that has none."""
     try:
         return signal.Signals(number).name
     except ValueError:

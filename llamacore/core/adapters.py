@@ -180,6 +180,14 @@ def apply_lora(ctx: Context, scales: Mapping[LoraAdapter, float]) -> None:
     """Give a context these adapters and no others; see `Context.set_lora`.
 
     The context keeps them alive and pins them until it gets others or is closed.
+
+    Args:
+        ctx: The context.
+        scales: Adapters of its model with their scales; empty for none.
+
+    Raises:
+        InvalidArgumentError: It is no mapping of adapters to finite numbers.
+        AdapterError: An adapter belongs to another model, or upstream refused.
     """
     wanted: dict[LoraAdapter, float] = {}
     if not isinstance(scales, Mapping):
@@ -225,7 +233,19 @@ def apply_control_vector(
     layer_end: int = -1,
     scale: float = 1.0,
 ) -> None:
-    """Give a context a control vector, or take it away; see `Context.set_control_vector`. The data is copied."""
+    """Give a context a control vector, or take it away; see `Context.set_control_vector`. The data is copied.
+
+    Args:
+        ctx: The context.
+        data: A control vector, or numbers [at most n_layer - 1, n_embd], row 0 for layer 1; None takes it away.
+        layer_start: First layer it is applied to, from 1.
+        layer_end: Last layer it is applied to, inclusive; -1 for the last one there is.
+        scale: Times the direction.
+
+    Raises:
+        InvalidArgumentError: The data or `scale` is no finite number, or a layer is below 1.
+        AdapterError: The shape or the layers do not fit the model, or upstream refused.
+    """
     ptr = ctx._enter()
     try:
         if data is None:

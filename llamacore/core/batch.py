@@ -111,7 +111,9 @@ class Batch:
             Its row, which `Context.logits` takes.
 
         Raises:
+            InvalidArgumentError: The batch holds embeddings, or there are too many or too few sequences.
             OutOfRangeError: The batch is full, or a number is out of range.
+            BusyError: Another thread is decoding the batch.
         """
         row = self._row()
         if self.n_embd:
@@ -154,6 +156,11 @@ class Batch:
 
         Returns:
             Their rows. When one is refused, the batch is as it was.
+
+        Raises:
+            InvalidArgumentError: `outputs` is none of the words, or the batch holds embeddings.
+            OutOfRangeError: The batch has no room for all of them, or a number is out of range.
+            BusyError: Another thread is decoding the batch.
         """
         if outputs not in ("none", "last", "all"):
             raise InvalidArgumentError(f"outputs={outputs!r}", hint='give "none", "last" or "all"')
@@ -214,6 +221,12 @@ class Batch:
 
         Returns:
             Its row.
+
+        Raises:
+            InvalidArgumentError: It has another shape or is no numbers, the batch holds tokens, or there are too many
+                or too few sequences or numbers of a position.
+            OutOfRangeError: The batch is full, or a number is out of range.
+            BusyError: Another thread is decoding the batch.
         """
         import numpy as np
 

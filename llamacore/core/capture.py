@@ -49,6 +49,10 @@ class TensorCapture(Handle):
         Args:
             *layers: At least one; checked against the model when the context is created.
             max_bytes: Most that one decode may capture; more is an error of that decode.
+
+        Raises:
+            OutOfRangeError: There is no layer, or a negative one.
+            InvalidArgumentError: `max_bytes` is not positive.
         """
         if not layers or min(layers) < 0:
             raise OutOfRangeError(f"layers {layers!r}", hint="give one or more layer numbers from 0")
@@ -56,21 +60,44 @@ class TensorCapture(Handle):
 
     @classmethod
     def for_names(cls, *names: str, max_bytes: int = _MAX_BYTES) -> TensorCapture:
-        """Capture tensors by their names in the graph."""
+        """Capture tensors by their names in the graph.
+
+        Args:
+            *names: At least one; whether the graph has them shows in `names()` after a decode.
+            max_bytes: See `for_layers`.
+
+        Raises:
+            InvalidArgumentError: There is no name, or `max_bytes` is not positive.
+        """
         if not names:
             raise InvalidArgumentError("there is no name to capture", hint="give at least one")
         return cls(names, [], max_bytes)
 
     @classmethod
     def for_prefix(cls, *prefixes: str, max_bytes: int = _MAX_BYTES) -> TensorCapture:
-        """Capture every tensor whose name starts with one of the prefixes."""
+        """Capture every tensor whose name starts with one of the prefixes.
+
+        Args:
+            *prefixes: At least one.
+            max_bytes: See `for_layers`.
+
+        Raises:
+            InvalidArgumentError: There is no prefix, or `max_bytes` is not positive.
+        """
         if not prefixes:
             raise InvalidArgumentError("there is no prefix to capture", hint="give at least one, or use all()")
         return cls([], prefixes, max_bytes)
 
     @classmethod
     def all(cls, *, max_bytes: int = _MAX_BYTES) -> TensorCapture:
-        """Capture every tensor of the graph: for small models and short batches."""
+        """Capture every tensor of the graph: for small models and short batches.
+
+        Args:
+            max_bytes: See `for_layers`.
+
+        Raises:
+            InvalidArgumentError: `max_bytes` is not positive.
+        """
         return cls([], [""], max_bytes)
 
     def _install(self, native: Any) -> None:

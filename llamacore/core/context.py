@@ -298,7 +298,15 @@ class Context(InnerValueReader):
     # settings
 
     def set_threads(self, n_threads: int, n_threads_batch: int | None = None) -> None:
-        """Change the number of threads for single tokens and for batches (None: the same)."""
+        """Change the number of threads.
+
+        Args:
+            n_threads: Threads for single tokens.
+            n_threads_batch: Threads for batches; None for the same.
+
+        Raises:
+            InvalidArgumentError: A number is no whole one or below 1.
+        """
         ptr = self._enter()
         try:
             self._pools.choose(n_threads, n_threads if n_threads_batch is None else n_threads_batch)
@@ -331,15 +339,20 @@ class Context(InnerValueReader):
         self._with(lib.llama_set_causal_attn, bool(causal))
 
     def set_sampler(self, seq_id: int, chain: Sampler | None) -> bool:
-        """Run a sampler chain inside the graph of a sequence (upstream: `llama_set_sampler`); None takes it out.
+        """Run a sampler chain inside the graph of a sequence (upstream: `llama_set_sampler`).
 
-        The context keeps the chain alive. A chain can be attached once; attach its `clone()` elsewhere.
+        Args:
+            seq_id: The sequence.
+            chain: The chain, which the context keeps alive; None takes the one there is out. A chain can be attached
+                once; attach its `clone()` elsewhere.
 
         Returns:
             Whether the device runs it; otherwise `Sampler.sample` computes it on the CPU as usual.
 
         Raises:
-            InvalidArgumentError: It is no chain, was attached before, or belongs to another model.
+            OutOfRangeError: There is no such sequence.
+            InvalidArgumentError: It is no chain, was attached before, belongs to another model, or draws a token before
+                it chooses another.
         """
         if not 0 <= seq_id < self.n_seq_max:
             raise OutOfRangeError(f"sequence {seq_id!r}", hint=f"this context has sequences 0 to {self.n_seq_max - 1}")

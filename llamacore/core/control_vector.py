@@ -154,7 +154,15 @@ class ControlVector:
 
     @classmethod
     def from_array(cls, rows: NDArray[np.float32], *, model_hint: str = "") -> ControlVector:
-        """Make one of [layers, n_embd] numbers, row 0 for layer 1; rows of zeros are left out."""
+        """Make one of an array.
+
+        Args:
+            rows: Numbers [layers, n_embd], row 0 for layer 1; rows of zeros are left out. They are copied.
+            model_hint: Architecture of the model it was made for, or an empty string.
+
+        Raises:
+            InvalidArgumentError: It is no array of finite numbers of that shape, or has nothing but zeros.
+        """
         import numpy as np
 
         try:

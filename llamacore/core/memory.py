@@ -69,9 +69,17 @@ class Memory:
     def seq_rm(self, seq_id: int, p0: int = -1, p1: int = -1) -> bool:
         """Remove positions [p0, p1) of a sequence, or of every sequence when `seq_id` is -1.
 
+        Args:
+            seq_id: The sequence, or -1 for all.
+            p0: First position to remove; -1 for the start.
+            p1: Position after the last one; -1 for the end.
+
         Returns:
             False when the memory cannot remove a part of a sequence (recurrent state); nothing was removed then. With
             `n_rs_seq` the last tokens can be, as long as one of the last decode of the sequence is left.
+
+        Raises:
+            OutOfRangeError: There is no such sequence or position.
         """
         self._seq(seq_id, any_seq=True)
         self._pos(p0, p1)
@@ -98,7 +106,14 @@ class Memory:
     def seq_cp(self, src: int, dst: int, p0: int = -1, p1: int = -1) -> None:
         """Let sequence `dst` share the positions [p0, p1) of sequence `src`.
 
+        Args:
+            src: The sequence that has them.
+            dst: The sequence that gets them.
+            p0: First position to share; -1 for the start.
+            p1: Position after the last one; -1 for the end.
+
         Raises:
+            OutOfRangeError: There is no such sequence or position.
             UnsupportedError: A part of a sequence was to be copied between separate memories, which needs a context
                 with `kv_unified=True`, or of a recurrent state, which has no parts; or the source was rolled back.
         """
@@ -136,7 +151,15 @@ class Memory:
     def seq_add(self, seq_id: int, p0: int, p1: int, delta: int) -> None:
         """Move the positions [p0, p1) of a sequence by `delta`; what would fall below 0 is removed.
 
+        Args:
+            seq_id: The sequence.
+            p0: First position to move; -1 for the start.
+            p1: Position after the last one; -1 for the end.
+            delta: Positions to move by; negative ones move towards the start.
+
         Raises:
+            OutOfRangeError: There is no such sequence or position, the new positions would be too large, or all of a
+                recurrent state would fall below 0.
             UnsupportedError: The memory cannot shift, see `can_shift`.
         """
         self._seq(seq_id)
@@ -153,7 +176,15 @@ class Memory:
     def seq_div(self, seq_id: int, p0: int, p1: int, divisor: int) -> None:
         """Divide the positions [p0, p1) of a sequence by `divisor`, rounding down.
 
+        Args:
+            seq_id: The sequence.
+            p0: First position to divide; -1 for the start.
+            p1: Position after the last one; -1 for the end.
+            divisor: At least 1.
+
         Raises:
+            OutOfRangeError: There is no such sequence or position.
+            InvalidArgumentError: The divisor is below 1, or too large.
             UnsupportedError: The memory cannot shift, see `can_shift`.
         """
         self._seq(seq_id)

@@ -118,7 +118,7 @@ def quantize(
     if not params.dry_run:
         target = _target(source, output, kind, bool(params.keep_split))
         with _aside(target, parts, bool(params.keep_split)) as (aside, finish):
-            job.run(aside, target, plan, progress)
+            job.run(aside, target, progress)
             outputs = finish()
     return QuantizeResult(
         source=source,

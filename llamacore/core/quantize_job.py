@@ -229,7 +229,7 @@ class Job:
                     hint="give one that has this tensor, or another type for it",
                 )
 
-    def run(self, aside: str, target: str, plan: LineReader, progress: Progress | None) -> None:
+    def run(self, aside: str, target: str, progress: Progress | None) -> None:
         """Write the output under the name `aside`."""
         self._call(aside, False, f"quantising {self._source} to {target}", 0.05, progress)
 

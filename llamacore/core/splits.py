@@ -10,7 +10,16 @@ from ..params import StrPath
 
 
 def split_path(prefix: str, split_no: int, split_count: int) -> str:
-    """Return upstream's name of part `split_no` (from 0) of a model split into `split_count` files."""
+    """Return upstream's name of a part of a split model.
+
+    Args:
+        prefix: Path and name of the model, without the suffix.
+        split_no: Number of the part, from 0.
+        split_count: Number of parts.
+
+    Raises:
+        OutOfRangeError: There is no such part.
+    """
     if not 0 <= split_no < split_count:
         raise OutOfRangeError(f"part {split_no} of {split_count}", hint=f"parts are 0 to {split_count - 1}")
     return f"{prefix}-{split_no + 1:05d}-of-{split_count:05d}.gguf"
@@ -23,7 +32,11 @@ def split_prefix(path: StrPath) -> tuple[str, int, int] | None:
 
 
 def all_parts(paths: tuple[str, ...]) -> list[str]:
-    """Return every file that loading `paths` will read: the paths themselves, or all parts that a first part names."""
+    """Return every file that loading `paths` will read: the paths themselves, or all parts that a first part names.
+
+    Raises:
+        InvalidArgumentError: The only path is of a part that is not the first.
+    """
     split = split_prefix(paths[0])
     if len(paths) > 1 or split is None:
         return list(paths)

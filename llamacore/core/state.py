@@ -89,7 +89,18 @@ class State:
             return context._state_identity
 
     def size(self, seq_id: int | None = None, flags: StateFlags = StateFlags.NONE) -> int:
-        """Return the bytes that the state takes, of the whole context or of one sequence."""
+        """Return the bytes that the state takes, without the header of `to_bytes`.
+
+        Args:
+            seq_id: One sequence, or None for the whole context.
+            flags: Which variant of a sequence state.
+
+        Raises:
+            OutOfRangeError: There is no such sequence.
+            InvalidArgumentError: There are no such flags.
+            UnsupportedError: `ON_DEVICE` with a quantised memory.
+            StateError: The native code refused.
+        """
         seq = self._seq(seq_id)
         if not 0 <= flags <= StateFlags.PARTIAL_ONLY | StateFlags.ON_DEVICE:
             raise InvalidArgumentError(f"flags={flags!r}", hint="combine values of StateFlags")
@@ -107,9 +118,16 @@ class State:
             self._context._exit()
 
     def to_bytes(self, seq_id: int | None = None, flags: StateFlags = StateFlags.NONE) -> bytes:
-        """Return the state of the whole context (None) or of one sequence.
+        """Return the state of the whole context or of one sequence.
+
+        Args:
+            seq_id: One sequence, or None for the whole context.
+            flags: Which variant of a sequence state.
 
         Raises:
+            OutOfRangeError: There is no such sequence.
+            InvalidArgumentError: There are no such flags.
+            UnsupportedError: The model was loaded with `no_alloc`, or `ON_DEVICE` with a quantised memory.
             StateError: The native code refused.
         """
         self._require_weights()
@@ -137,10 +155,17 @@ class State:
         return bytes(result)
 
     def from_bytes(self, data: bytes, seq_id: int | None = None) -> None:
-        """Restore what `to_bytes` returned, into the whole context (None) or into one sequence.
+        """Restore what `to_bytes` returned.
+
+        Args:
+            data: The bytes, unchanged.
+            seq_id: The sequence to restore it into, or None for the whole context.
 
         Raises:
-            StateError: The bytes are damaged, are not a state, or do not fit this model and context.
+            OutOfRangeError: There is no such sequence.
+            UnsupportedError: The model was loaded with `no_alloc`.
+            StateError: The bytes are damaged, are not a state, or do not fit this model and context. The memory may
+                have been cleared.
         """
         self._require_weights()
         seq = self._seq(seq_id)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from ..companions.checks import signal_name
 
 Tell = Callable[[str], None]
 _PATIENCE_SECONDS = 600.0
@@ -64,7 +65,7 @@ def run_child(function: Callable[..., Any], *args: str) -> Outcome:
     doing = _doing(lines)
     said = " | ".join(done.stderr.strip().splitlines()[-2:])
     if done.returncode < 0:
-        name = _signal_name(-done.returncode)
+        name = signal_name(-done.returncode)
         return Outcome(None, f"it crashed ({name}) while {doing}{': ' + said if said else ''}", name)
     return Outcome(None, f"it ended with status {done.returncode} while {doing}{': ' + said if said else ''}")
 
@@ -104,10 +105,3 @@ def _lines(record: Path) -> list[dict[str, Any]]:
 def _doing(lines: list[dict[str, Any]]) -> str:
     """What a child was about to do when it wrote its last line."""
     return str(lines[-1].get("step", "ending")) if lines else "starting"
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

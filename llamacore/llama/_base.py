@@ -246,25 +246,57 @@ class LlamaBase:
     def generate(
         self, prompt: Prompt, *, sampling: SamplingParams | None = None, **options: Unpack[GenerateOptions]
     ) -> Completion:
-        """Generate text and return all of it; the arguments are those of `stream`."""
+        """Generate text and return all of it.
+
+        Args:
+            prompt: Text, or token ids that are used as they are.
+            sampling: How tokens are chosen; None for what the model file recommends, else upstream's defaults.
+            **options: See `GenerateOptions`; the fields of `SamplingParams` are put over `sampling`.
+
+        Raises:
+            LlamaCoreError: What `stream` raises of a request, and `Generation.result` of what ended it.
+        """
         return self._submit(prompt, 1, False, sampling, options).result()
 
     async def agenerate(
         self, prompt: Prompt, *, sampling: SamplingParams | None = None, **options: Unpack[GenerateOptions]
     ) -> Completion:
-        """`generate` for event loops: cancelling the task cancels the generation."""
+        """`generate` for event loops: cancelling the task cancels the generation.
+
+        Args:
+            prompt: See `generate`.
+            sampling: See `generate`.
+            **options: See `GenerateOptions`.
+        """
         return await self._submit(prompt, 1, False, sampling, options).aresult()
 
     def samples(
         self, prompt: Prompt, n: int, *, sampling: SamplingParams | None = None, **options: Unpack[GenerateOptions]
     ) -> list[Completion]:
-        """Generate `n` texts from one prompt, which is computed once; the seeds follow one another."""
+        """Generate several texts from one prompt, which is computed once.
+
+        Args:
+            prompt: See `generate`.
+            n: How many; their seeds follow one another.
+            sampling: See `generate`.
+            **options: See `GenerateOptions`.
+
+        Raises:
+            LlamaCoreError: What `generate` raises.
+        """
         return self._submit(prompt, n, False, sampling, options).results()
 
     async def asamples(
         self, prompt: Prompt, n: int, *, sampling: SamplingParams | None = None, **options: Unpack[GenerateOptions]
     ) -> list[Completion]:
-        """`samples` for event loops."""
+        """`samples` for event loops: cancelling the task cancels all of them.
+
+        Args:
+            prompt: See `generate`.
+            n: See `samples`.
+            sampling: See `generate`.
+            **options: See `GenerateOptions`.
+        """
         return await self._submit(prompt, n, False, sampling, options).aresults()
 
     def _submit(

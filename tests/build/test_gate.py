@@ -22,12 +22,6 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 IMPORT = "import llamacore_sys; llamacore_sys.lib"
 
 
-@pytest.fixture
-def lib_copy(tmp_path: Path) -> Path:
-    """A copy of the libraries in use."""
-    return Path(shutil.copytree(llamacore_sys.lib_dir, tmp_path / "libraries"))
-
-
 def patch(path: Path, old: bytes, new: bytes) -> None:
     data = path.read_bytes()
     assert len(old) == len(new)

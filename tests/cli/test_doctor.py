@@ -41,12 +41,6 @@ def doctor(tmp_path: Path) -> Doctor:
     return run
 
 
-@pytest.fixture
-def lib_copy(tmp_path: Path) -> Path:
-    """A copy of the libraries in use."""
-    return Path(shutil.copytree(llamacore_sys.lib_dir, tmp_path / "libraries"))
-
-
 def checks_of(result: subprocess.CompletedProcess[str], name: str) -> list[dict[str, Any]]:
     """The checks of a name in the JSON output."""
     return [check for check in json.loads(result.stdout)["checks"] if check["name"] == name]

@@ -11,6 +11,7 @@ from llamacore.core.batch import Batch
 from llamacore.core.context import Context
 from llamacore.core.model import Model
 
+PROMPT = "Once upon a time"
 ARCHS = ("llama", "gemma3", "qwen35", "mamba", "bert", "t5")
 DECODERS = ("llama", "gemma3", "qwen35", "mamba")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import threading
 from pathlib import Path
 
 import pytest
@@ -77,14 +76,31 @@ def test_the_clock_runs():
     assert backend.time_us() >= first > 0
 
 
-def test_initialising_again_and_from_any_thread():
-    """It does nothing the second time."""
-    threads = [threading.Thread(target=backend.init) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    backend.init()
+def test_initialising_again_and_from_any_thread(run_child):
+    """Eight threads at once do it once, and the next time it does nothing."""
+    run_child(
+        """
+        import threading
+        from concurrent.futures import ThreadPoolExecutor
+        from llamacore.core import backend
+        from llamacore.core._native import lib
+        together = threading.Barrier(8)
+
+        def look():
+            backend.init()
+            return lib.ggml_backend_reg_count(), backend.backends(), list(backend.device_handles())
+
+        def work(_):
+            together.wait(30)
+            return look()
+
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(work, range(8)))
+        assert found == [look()] * 8, found
+        count, backends, devices = found[0]
+        assert count and len({item.name for item in backends}) == len(backends) and len(set(devices)) == len(devices)
+        """
+    )
 
 
 def test_numa(run_child):

@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from decoding import PROMPT
 from rpc_server import RpcServer
 
 import llamacore as lc
 from llamacore.core import backend, rpc
 from llamacore.errors import AbortedError, InvalidArgumentError, RpcError, UnsupportedError
-
-PROMPT = "Once upon a time"
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +30,6 @@ def pair(servers: tuple[RpcServer, RpcServer]) -> tuple[str, str]:
     """The names of their devices."""
     first, second = (rpc.add_rpc_server(server.endpoint)[0].name for server in servers)
     return first, second
-
-
-@pytest.fixture(scope="module")
-def reference(exact_path: Path) -> lc.Completion:
-    """What the CPU writes."""
-    with lc.Llama(exact_path, n_ctx=512, n_threads=1) as llama:
-        return llama.generate(PROMPT, max_tokens=32, temperature=0)
 
 
 def named(params: dict[str, Any], pair: tuple[str, str]) -> dict[str, Any]:

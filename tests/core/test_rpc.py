@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from decoding import PROMPT
 from rpc_server import RpcServer, free_port
 
 import llamacore as lc
@@ -21,7 +22,6 @@ from llamacore.engine.speculation.params import DraftModel
 from llamacore.errors import InvalidArgumentError, RpcError, StateError
 from llamacore.hub import demo_draft_path
 
-PROMPT = "Once upon a time"
 HELLO, DEVICE_COUNT, GET_ALIGNMENT, GET_MAX_SIZE = 14, 15, 1, 2
 ALLOC_BUFFER, BUFFER_GET_BASE, GET_TENSOR, SET_TENSOR = 0, 3, 8, 6
 SOUND = {HELLO: bytes([7, 0, 0, 0]) + bytes(24), DEVICE_COUNT: struct.pack("<I", 1),
@@ -40,13 +40,6 @@ def doomed() -> Iterator[RpcServer]:
     """A server for one test to end."""
     with RpcServer() as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def reference(exact_path: Path) -> lc.Completion:
-    """What the CPU writes."""
-    with lc.Llama(exact_path, n_ctx=512, n_threads=1) as llama:
-        return llama.generate(PROMPT, max_tokens=32, temperature=0)
 
 
 def on(server: RpcServer, path: Path, **options: Any) -> lc.Llama:

@@ -29,11 +29,6 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return weights / weights.sum()
 
 
-@pytest.fixture
-def logits() -> np.ndarray:
-    return np.random.default_rng(3).normal(0.0, 2.0, 400).astype(np.float32)
-
-
 # all of upstream's samplers
 
 

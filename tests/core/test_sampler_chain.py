@@ -21,12 +21,6 @@ from llamacore.errors import (
 from llamacore.hub import demo_model_path
 from llamacore.testing import tiny_model
 
-
-@pytest.fixture
-def logits() -> np.ndarray:
-    return np.random.default_rng(3).normal(0.0, 2.0, 400).astype(np.float32)
-
-
 # chains and ownership
 
 

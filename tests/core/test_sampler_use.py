@@ -30,11 +30,6 @@ def sampler(request: pytest.FixtureRequest, model: Model) -> Sampler:
     return MAKERS[request.param](model)
 
 
-@pytest.fixture
-def logits() -> np.ndarray:
-    return np.random.default_rng(3).normal(0.0, 2.0, 400).astype(np.float32)
-
-
 # sampling from a context
 
 

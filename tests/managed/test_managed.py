@@ -213,7 +213,7 @@ def test_unloading_waits_for_work(managed):
 
 
 def test_new_users_wait_for_who_waits(managed):
-    """A stream of users cannot keep a model from being unloaded."""
+    """A stream of users cannot keep a model from being unloaded: each time, what they use is freed."""
     stop = threading.Event()
 
     def work():
@@ -224,12 +224,16 @@ def test_new_users_wait_for_who_waits(managed):
     threads = [threading.Thread(target=work) for _ in range(3)]
     for thread in threads:
         thread.start()
-    wait_until(lambda: managed.uses >= 1)
-    for _ in range(3):
-        managed.deactivate(10)
-    stop.set()
-    for thread in threads:
-        thread.join()
+    try:
+        for _ in range(3):
+            with managed.use() as llama:
+                wait_until(lambda: managed.uses > 1)
+            assert managed.deactivate(10)
+            assert llama.closed
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
 
 
 def test_a_user_cannot_unload_under_itself(managed):

@@ -17,7 +17,7 @@ from llamacore.nodes.data import ControlMessage, Text
 from llamacore.nodes.node import Node
 from llamacore.nodes.node_error import NodeError
 from llamacore.nodes.pipeline import Pipeline
-from llamacore.nodes.registry import node_class, node_types, register_node
+from llamacore.nodes.registry import node_class, node_types, register_node, registered_nodes
 from llamacore.nodes.session import SYSTEM
 
 
@@ -562,6 +562,17 @@ def test_the_registry(monkeypatch):
             register_node(wrong)
     with pytest.raises(lc.InvalidArgumentError, match="no node class"):
         register_node("X")(dict)
+
+
+def test_registered_nodes():
+    """Those that this process registered and no others, the last class of a name; later ones are not in it."""
+    before = registered_nodes()
+    assert before["TestUpper"] is user_nodes.Upper
+    assert not {f"LlamaCpp{kind}Node" for kind in ("Generation", "Embedding", "Activation", "Steer")} & set(before)
+    for cls in (type("First", (Node,), {}), type("Second", (Node,), {})):
+        register_node("TestTwice")(cls)
+        assert registered_nodes() == {**before, "TestTwice": cls}
+    assert "TestTwice" not in before
 
 
 def test_entry_points(tmp_path, monkeypatch):

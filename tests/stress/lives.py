@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
-import os
 import sys
 
+from process_memory import resident
+
 import llamacore as lc
-
-
-def resident() -> float:
-    """MiB of memory that this process holds now, without what the C allocator keeps for later use."""
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def live() -> None:

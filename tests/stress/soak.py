@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import ctypes
 import gc
 import os
 import random
 import sys
 import threading
 import time
+
+from process_memory import resident
 
 import llamacore as lc
 from llamacore.hub import demo_draft_path
@@ -31,14 +32,6 @@ STALL_SECONDS = 60.0
 GROWTH = 1.05  # of the resident memory after the first tenth of the time
 FILLING_MIB = 24  # what caches still take after that when the time is short
 SHORT_SECONDS = 600
-
-
-def resident() -> float:
-    """MiB that this process holds now, without what the C allocator keeps for later."""
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 class Soak:

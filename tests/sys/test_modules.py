@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -64,12 +63,6 @@ def empty(tmp_path: Path) -> LibraryFolder:
     """A folder that has libraries of the package, none of which is a module."""
     (tmp_path / "lib").mkdir()
     return LibraryFolder(str(tmp_path / "lib"), "the bundled libraries", "package")
-
-
-@pytest.fixture
-def lib_copy(tmp_path: Path) -> Path:
-    """A copy of the libraries in use."""
-    return Path(shutil.copytree(llamacore_sys.lib_dir, tmp_path / "libraries"))
 
 
 @pytest.fixture
