@@ -30,5 +30,14 @@ def reported() -> Iterator[None]:
     except (LlamaCoreError, ImportError, OSError, MemoryError, UnicodeError) as exc:
         if os.environ.get("LLAMACORE_DEBUG") == "1":
             raise
+        if _interrupted(exc):
+            raise typer.Exit(EXIT_INTERRUPTED) from None
         typer.echo("llamacore: " + " ".join(str(exc).split()), err=True)
         raise typer.Exit(EXIT_FAILURE) from None
+
+
+def _interrupted(exc: BaseException | None) -> bool:
+    """Whether it came while Ctrl-C was ending things: a call that was cut off keeps what it uses from being closed."""
+    while exc is not None and not isinstance(exc, KeyboardInterrupt):
+        exc = exc.__context__
+    return exc is not None

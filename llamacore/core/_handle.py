@@ -139,19 +139,21 @@ class Handle:
         *,
         parent: Handle | None = None,
         keep: tuple[Any, ...] = (),
+        others: tuple[Handle, ...] = (),
     ) -> None:
-        self._core = _Core(ptr, free, parent, keep)
         self._closing = False
         self._children: weakref.WeakSet[Handle] = weakref.WeakSet()
         self._pinned_by: weakref.WeakSet[Handle] = weakref.WeakSet()  # what C lets read this one; must be closed first
+        self._core = _Core(ptr, free, parent, keep)
+        # Ctrl-C may come between any two lines: whoever frees this must not do so after what it was made from
+        for owner in (*others, *(() if parent is None else (parent,))):
+            owner._adopt(self)
         self._finalizer = weakref.finalize(self, self._core.release)
         _live.add(self)
         if _exiting:
             self._closing = True
             self._finalizer.detach()
             self._core.free = _leave_to_the_system
-        if parent is not None:
-            parent._adopt(self)
 
     def _adopt(self, child: Handle) -> None:
         self._children.add(child)
@@ -246,7 +248,8 @@ class Handle:
         for child in sorted(self._children, key=lambda c: len(c._pinned_by)):
             child.close()
         self._core.release()
-        self._finalizer.detach()
+        if "_finalizer" in self.__dict__:
+            self._finalizer.detach()
 
     def __enter__(self) -> Self:
         if self._closing or self._core.generation != _process_generation:
@@ -268,8 +271,8 @@ class SharedHandle(Handle):
         parent: Handle | None = None,
         keep: tuple[Any, ...] = (),
     ) -> None:
-        super().__init__(ptr, free, parent=parent, keep=keep)
         self._idle = threading.Condition()
+        super().__init__(ptr, free, parent=parent, keep=keep)
 
     def _enter(self) -> Any:
         core = self._core

@@ -126,10 +126,9 @@ class SamplerChain(SamplerHandle):
                 if status:
                     raise_status(status, "the grammar does not take the opening of the reply", GrammarError)
                 item = Item("constrained", grammar._item.model, items=[grammar._item, chain._item])
-                made = cls(out[0], item)
                 grammar._become_spent()
                 chain._become_spent()
-                return made
+                return cls(out[0], item)
             finally:
                 chain._exit()
         finally:
@@ -167,10 +166,10 @@ class SamplerChain(SamplerHandle):
             for model in models.values():
                 self._follow(model)
             for sampler, ptr in zip(entered, pointers, strict=True):
+                sampler._become_spent()  # before: Ctrl-C in between may cost memory, but frees nothing twice
                 lib.llama_sampler_chain_add(chain, ptr)
                 self._item.items.append(sampler._item)
                 self._shown = None
-                sampler._become_spent()
         finally:
             for sampler in entered:
                 sampler._exit()

@@ -103,9 +103,8 @@ class SpeculativeSession(Handle):
         self._tokens, self._counts = (
             ffi.new("llama_token[]", self.n_seq * self._stride), ffi.new("int32_t[]", self.n_seq)
         )  # fmt: skip
-        super().__init__(out[0], lib.llc_spec_free, parent=target, keep=() if draft is None else (draft,))
-        if draft is not None:
-            draft._adopt(self)
+        drafts = () if draft is None else (draft,)
+        super().__init__(out[0], lib.llc_spec_free, parent=target, keep=drafts, others=drafts)
 
     @property
     def need_embd_pre_norm(self) -> bool:
